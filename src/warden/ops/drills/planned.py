@@ -1,0 +1,140 @@
+"""Planned work under load (P4): seats that are handed over, and every node restarted in turn."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from warden.ops.checker import Gap
+from warden.ops.drills.lateness import Late
+from warden.ops.drills.report import Report, at_pace, exactly, silence
+from warden.ops.drills.stage import (
+    SETTLED_S,
+    SLOWLY,
+    Drill,
+    Say,
+    Size,
+    Stage,
+    numbers_of,
+    stage,
+    stage_in_namespaces,
+    talk_at,
+)
+from warden.ops.drills.traffic import Traffic
+from warden.ops.lab_cluster import LabCluster
+from warden.ops.namespaces import NamespaceCluster
+from warden.ops.nemesis import PLANNED_GAP_MS, Fault, Handover, SeatMove
+from warden.ops.town import Talk
+
+TALK_S: Final = 3.0
+SPARE_S: Final = 4.0
+"""A pair of phones is busy for so much longer than it talks, at worst: it rings, and BYE may be sent again."""
+ACROSS: Final = 3
+HEARD_S: Final = 2.0
+"""How long the audio is listened to after each event."""
+
+AnyStage = Stage[LabCluster] | Stage[NamespaceCluster]
+
+HANDOVER: Final = Drill(
+    "handover",
+    "P4: a seat that is handed over takes its calls along; nobody hears it, and no call set-up fails",
+    "each seat handed to another node, one after the other, under calls at a steady rate",
+    full=Size(30, measured=30, rate_per_s=20.0),
+    short=Size(6, measured=6, rate_per_s=5.0),
+)
+RESTART: Final = Drill(
+    "restart",
+    "P4: restarting all nodes one by one, as for an upgrade, is not noticed",
+    "SIGTERM and start of each node in turn, under calls at a steady rate",
+    full=Size(30, measured=30, rate_per_s=20.0),
+    short=Size(6, measured=6, rate_per_s=5.0),
+)
+RESTART_KEEPALIVED: Final = Drill(
+    "restart-keepalived",
+    "P4: restarting all nodes one by one is not noticed either where keepalived moves the addresses",
+    "as `restart`, in network namespaces (needs root, keepalived and etcd)",
+    full=Size(30, measured=30, rate_per_s=20.0),
+    short=Size(6, measured=6, rate_per_s=5.0),
+)
+
+
+async def handover(size: Size, say: Say) -> Report:
+    """Carry out `HANDOVER`. Raises `WardenError` where it cannot be."""
+    async with stage(HANDOVER, size, say, numbers(size)) as on:
+        nodes = list(on.cluster.nodes)
+        faults = [SeatMove(on.cluster, seat, nodes[(i + 1) % len(nodes)]) for i, seat in enumerate(on.seats)]
+        return await _under_load(on, size, faults)
+
+
+async def restart(size: Size, say: Say) -> Report:
+    """Carry out `RESTART`. Raises `WardenError` where it cannot be."""
+    async with stage(RESTART, size, say, numbers(size)) as on:
+        return await _under_load(on, size, [Handover(on.cluster, node) for node in on.cluster.nodes])
+
+
+async def restart_keepalived(size: Size, say: Say) -> Report:
+    """Carry out `RESTART_KEEPALIVED`. Raises `WardenError` where it cannot be."""
+    async with stage_in_namespaces(RESTART_KEEPALIVED, size, say, numbers(size), "keepalived") as on:
+        return await _under_load(on, size, [Handover(on.cluster, node) for node in on.cluster.nodes])
+
+
+async def _under_load(on: AnyStage, size: Size, faults: Sequence[Fault]) -> Report:
+    pairs = people(on, size)
+    await on.open()
+    gaps: list[Gap] = []
+    lates: list[Late] = []
+    async with Traffic(on.town, on.checker, pairs, rate_per_s=size.rate_per_s, talk_s=TALK_S) as traffic:
+        await asyncio.sleep(SETTLED_S)
+        for fault in faults:
+            on.say(f"{fault.name} at {size.rate_per_s:g} calls/s")
+            struck = fault.struck
+            on.checker.open_window()
+            on.lateness.forget()
+            await fault.strike()
+            await asyncio.sleep(HEARD_S)
+            # A node that comes back is part of the work, and must not be heard either.
+            await fault.mend()
+            await asyncio.sleep(SETTLED_S)
+            gap, late = on.checker.gaps_ms(struck), on.lateness.since()
+            if gap is not None:
+                gaps.append(gap)
+                on.notes.append(f"{fault.name}: audio gap p50 {gap.p50:.0f}, max {gap.max:.0f} ms; phones late: {late}")
+            lates.append(late)
+        offered, planned = traffic.offered, traffic.planned
+    dropped = await on.checker.still_heard() + await on.checker.hang_up_all()
+    on.notes += [*(f"set-up failed: {why}" for why in traffic.failed), *(f"dropped: {why}" for why in traffic.dropped)]
+    worst = Gap(*(max(values) for values in zip(*((g.p50, g.p99, g.max) for g in gaps), strict=True))) if gaps else None
+    late = Late(max(late.p99_ms for late in lates), max(late.max_ms for late in lates))
+    checks = [
+        at_pace(offered, planned),
+        exactly("call set-ups failed", len(traffic.failed), 0),
+        exactly("calls dropped", dropped + len(traffic.dropped), 0),
+        silence(worst, late, max_ms=PLANNED_GAP_MS),
+        await on.cdrs(),
+    ]
+    setting = (
+        f"{size.rate_per_s:g} new calls/s of {TALK_S:g} s on and between three seats, and {size.calls} standing "
+        f"calls that send 50 packets/s each way; {len(faults)} times"
+    )
+    return on.report(checks, setting)
+
+
+def people(on: AnyStage, size: Size) -> list[Talk]:
+    """Standing calls, and pairs of phones for the traffic, over all seats; gives the pairs."""
+    seats = len(on.seats)
+    on.town.talks += [talk_at(on.town, i, i % seats) for i in range(size.calls)]
+    pairs = []
+    for i in range(_pairs(size)):
+        seat = i % seats
+        # Every third pair is at two seats, so that a call goes through both.
+        to = (seat + 1) % seats if i // seats % ACROSS == 0 else seat
+        pairs.append(talk_at(on.town, size.calls + i, seat, to=to, every=SLOWLY, answers_after_s=0.1))
+    return pairs
+
+
+def _pairs(size: Size) -> int:
+    return max(3, int(size.rate_per_s * (TALK_S + SPARE_S)))
+
+
+def numbers(size: Size) -> list[str]:
+    """All numbers that `people` needs."""
+    return numbers_of(size.calls + _pairs(size))

@@ -1,0 +1,83 @@
+"""What a drill says in the end. Nothing here runs anything."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from warden.ops.checker import Gap
+from warden.ops.drills.lateness import Late
+
+LATE_MS_MAX: Final = 10.0
+"""Phones that are later than half a packet, at the 99th percentile, cannot tell a gap from their own lateness."""
+LATE_ONCE_MS_MAX: Final = 20.0
+"""Nor can those that were once late by a packet tell the longest one."""
+
+
+class Verdict(StrEnum):
+    """Whether a promise was kept."""
+
+    OK = "ok"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+class Check(Struct, frozen=True):
+    """One figure: what was promised, what was measured, and what that means."""
+
+    what: str
+    promised: str
+    measured: str
+    verdict: Verdict
+
+
+class Report(Struct, frozen=True):
+    """A drill's accounts. `notes` say in words what happened and what was not as it should be."""
+
+    drill: str
+    promise: str
+    setting: str
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the checks; a drill without any has shown nothing."""
+        found = {check.verdict for check in self.checks}
+        if Verdict.FAILED in found:
+            return Verdict.FAILED
+        return Verdict.OK if found == {Verdict.OK} else Verdict.UNKNOWN
+
+
+def exactly(what: str, measured: int, promised: int) -> Check:
+    """A count that must be so."""
+    return Check(what, f"{promised:,}", f"{measured:,}", Verdict.OK if measured == promised else Verdict.FAILED)
+
+
+def silence(gap: Gap | None, late: Late, *, p99_ms: float | None = None, max_ms: float | None = None) -> Check:
+    """A gap in the audio. It is void where the phones themselves were late, or where no call was measured."""
+    limit, which = (p99_ms, "p99") if p99_ms is not None else (max_ms or 0.0, "max")
+    promised = f"{which} at most {limit:,.0f} ms"
+    if gap is None:
+        return Check("audio gap", promised, "no call was measured", Verdict.UNKNOWN)
+    measured = f"p50 {gap.p50:,.0f}, p99 {gap.p99:,.0f}, max {gap.max:,.0f} ms"
+    if late.p99_ms > LATE_MS_MAX:
+        return Check("audio gap", promised, f"{measured}, but the phones were late: {late}", Verdict.UNKNOWN)
+    value = gap.p99 if p99_ms is not None else gap.max
+    if p99_ms is None and value > limit and late.max_ms > LATE_ONCE_MS_MAX:
+        return Check("audio gap", promised, f"{measured}, but the phones were late: {late}", Verdict.UNKNOWN)
+    return Check("audio gap", promised, measured, Verdict.OK if value <= limit else Verdict.FAILED)
+
+
+def at_pace(offered: int, planned: int) -> Check:
+    """Whether the phones made as many calls as the drill asks for: a promise about fewer is none."""
+    ok = offered >= planned * 0.95
+    return Check("calls offered", f"about {planned:,}", f"{offered:,}", Verdict.OK if ok else Verdict.UNKNOWN)
+
+
+def shortened(notes: Sequence[str], longest: int = 20) -> tuple[str, ...]:
+    """As many as somebody reads."""
+    kept = tuple(dict.fromkeys(notes))
+    return kept if len(kept) <= longest else (*kept[:longest], f"... and {len(kept) - longest} more")

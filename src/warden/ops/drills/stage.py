@@ -1,0 +1,184 @@
+"""What every drill stands on: a cluster on this machine, phones at its seats, the accounts, and the story."""
+
+import asyncio
+import gc
+import resource
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Generic, TypeVar
+
+from msgspec import Struct
+
+from warden.core.errors import WardenError
+from warden.ops.checker import Checker
+from warden.ops.drills.lateness import Lateness
+from warden.ops.drills.report import Check, Report, Verdict, exactly, shortened
+from warden.ops.lab_cluster import LabCluster, LogLine, lab_cluster
+from warden.ops.ledger import CDR_S
+from warden.ops.namespaces import CLIENT, Driver, NamespaceCluster, namespace_cluster
+from warden.ops.town import Talk, Town
+
+LEASE_S: Final = 1.0
+AT_ONCE: Final = 50
+SLOWLY: Final = 10
+"""Calls that are not measured to the packet send one of ten: what all together would send is more than two processors
+can carry and listen to at once.
+"""
+SETTLED_S: Final = 2.0
+"""How long all is well before something happens."""
+
+LOOK_S: Final = 0.2
+
+ClusterType = TypeVar("ClusterType", LabCluster, NamespaceCluster)
+Say = Callable[[str, str, bool], None]
+"""(who, what, bad)"""
+
+
+class Size(Struct, frozen=True):
+    """How large a drill is; each uses what it needs. `measured` of the `calls` send a packet in every 20 ms."""
+
+    calls: int
+    measured: int = 100
+    rate_per_s: float = 20.0
+    seconds: float = 30.0
+    registrations: int = 10_000
+
+
+class Drill(Struct, frozen=True):
+    """What is known of a drill before it runs."""
+
+    name: str
+    promise: str
+    does: str
+    full: Size
+    short: Size
+
+
+class Stage(Generic[ClusterType]):
+    """A drill under way. `seats` are their names, in the order of the town's."""
+
+    def __init__(self, drill: Drill, size: Size, cluster: ClusterType, town: Town, say: Say) -> None:
+        self.cluster: ClusterType = cluster
+        self.town = town
+        self.lateness = Lateness()
+        self.seats: Sequence[str] = list(cluster.seats)
+        self.checker = Checker(town, self.seats, at_once=AT_ONCE)
+        self.notes: list[str] = []
+        self._drill = drill
+        self._size = size
+        self._say = say
+        self._began = time.monotonic()
+        cluster.on_line = self._hear
+
+    def say(self, text: str, *, bad: bool = False) -> None:
+        """Tell whoever watches."""
+        self._say(self._drill.name, text, bad)
+
+    async def open(self) -> None:
+        """Have the phones of the town registered and their calls made."""
+        self.checker = Checker(self.town, self.seats, at_once=AT_ONCE)
+        self.checker.alive, self.checker.ringing = list(self.town.talks), list(self.town.ringing)
+        self.say(f"{len(self.town.phones)} phones register and make {len(self.town.talks)} calls")
+        await self.town.settle(at_once=AT_ONCE)
+        # To walk through a thousand phones in search of what is over would keep all of them waiting for a tenth of a
+        # second and more.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    async def cdrs(self, within_s: float = CDR_S) -> Check:
+        """Whether every call that is over has its CDR, and no other is there."""
+        async with self.cluster.database() as durable:
+            wrong = await self.checker.ledger.compare(durable, within_s)
+        self.notes += [one.why for one in wrong]
+        ended = len(self.checker.ledger.ended)
+        verdict = Verdict.FAILED if wrong else Verdict.OK if ended else Verdict.UNKNOWN
+        return Check("CDRs wrong, missing or doubled", f"0 of {ended:,}", f"{len(wrong):,} of {ended:,}", verdict)
+
+    def report(self, checks: Iterable[Check], setting: str) -> Report:
+        """The accounts."""
+        self.cluster.look()
+        notes = [*self.notes, *self.checker.problems, *self.town.violations]
+        checks = (*checks, exactly("breaches of SIP that a phone saw", len(self.town.violations), 0))
+        seconds = round(time.monotonic() - self._began, 1)
+        return Report(self._drill.name, self._drill.promise, setting, checks, shortened(notes), seconds)
+
+    def _hear(self, node: str, line: LogLine) -> None:
+        bad = line.level not in ("info", "debug")
+        self._say(node, line.event, bad)
+        if "adopted" in line.event and " 0 calls and 0 " not in line.event:
+            self.notes.append(f"{node}: {line.event}")
+
+
+@asynccontextmanager
+async def stage(
+    drill: Drill, size: Size, say: Say, numbers: Iterable[str], *, postgres: bool = False
+) -> AsyncIterator[Stage[LabCluster]]:
+    """Three nodes on loopback addresses, whose seats lie where the leases are. Raises `WardenError`."""
+    async with lab_cluster(nodes=3, lease_s=LEASE_S, postgres=postgres) as cluster:
+        if cluster.redis is None:
+            raise WardenError("drills need redis-server; on Debian: apt-get install redis-server")
+        async with _on(drill, size, say, numbers, cluster, "127.0.0.1") as stage:
+            yield stage
+
+
+@asynccontextmanager
+async def stage_in_namespaces(
+    drill: Drill, size: Size, say: Say, numbers: Iterable[str], driver: Driver
+) -> AsyncIterator[Stage[NamespaceCluster]]:
+    """Three nodes with a network stack each, and seats whose addresses move; a seat stays where it has gone. Raises
+    `WardenError`, also where that needs root.
+    """
+    async with (
+        namespace_cluster(nodes=3, driver=driver, settings="  auto_recovery: false\n") as cluster,
+        _on(drill, size, say, numbers, cluster, CLIENT) as stage,
+    ):
+        yield stage
+
+
+@asynccontextmanager
+async def _on(
+    drill: Drill, size: Size, say: Say, numbers: Iterable[str], cluster: ClusterType, local_host: str
+) -> AsyncIterator[Stage[ClusterType]]:
+    _raise_file_limit()
+    passwords = {number: secrets.token_urlsafe(18) for number in numbers}
+    say(drill.name, f"three nodes start, with {len(passwords):,} extensions", False)
+    await cluster.start(passwords)
+    async with Town(list(cluster.seats.values()), passwords, local_host=local_host) as town:
+        stage = Stage(drill, size, cluster, town, say)
+        watching = asyncio.create_task(_watch(cluster))
+        try:
+            async with stage.lateness:
+                yield stage
+        finally:
+            watching.cancel()
+            gc.enable()
+            gc.unfreeze()
+
+
+async def _watch(cluster: LabCluster | NamespaceCluster) -> None:
+    while True:
+        cluster.look()
+        await asyncio.sleep(LOOK_S)
+
+
+def numbers_of(calls: int, first: int = 0) -> list[str]:
+    """The numbers of callers and callees."""
+    return [f"{kind}{i:05}" for i in range(first, first + calls) for kind in (1, 2)]
+
+
+def talk_at(
+    town: Town, i: int, seat: int, *, to: int | None = None, every: int = 1, answers_after_s: float | None = None
+) -> Talk:
+    """The phones of call `i`, both at one seat, or the callee at another."""
+    caller = town.phone(f"1{i:05}", seat, every=every)
+    callee = town.phone(f"2{i:05}", seat if to is None else to, every=every, answers_after_s=answers_after_s)
+    return Talk(caller, callee, seat)
+
+
+def _raise_file_limit() -> None:
+    """Each call has two SIP sockets and two for audio."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

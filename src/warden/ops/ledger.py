@@ -1,0 +1,105 @@
+"""What the phones saw of every call that is over, and whether the call detail records say the same."""
+
+import asyncio
+import time
+from collections import defaultdict
+from typing import Final
+
+from msgspec import Struct
+
+from warden.call.cdr import Cdr, Party, Result
+from warden.store.durable import SqlDurable
+
+CDR_S: Final = 10.0
+"""How long the last records may take on their way to the database."""
+TIME_OFF_S: Final = 1.0
+"""By how much a CDR's times may differ from what the phones saw (promise P1)."""
+
+
+class Ended(Struct, frozen=True):
+    """A call that is over, as the phones saw it: what its CDR must say. `event` is the index of the event that it
+    counts for. Times are None where it was never answered.
+    """
+
+    event: int
+    caller: str
+    callee: str
+    seat: str
+    result: Result
+    status: int
+    by: Party
+    started_at: float
+    answered_at: float | None
+    ended_at: float
+
+
+class Wrong(Struct, frozen=True):
+    """A CDR that is missing, doubled or untrue; one that nobody knows counts for the last event."""
+
+    event: int
+    why: str
+
+
+class Ledger:
+    """`lost` has the parties of calls that were lost: those are counted there, so their CDRs are not counted again."""
+
+    def __init__(self) -> None:
+        self.ended: list[Ended] = []
+        self.lost: set[tuple[str, str]] = set()
+
+    async def compare(self, durable: SqlDurable, within_s: float = CDR_S) -> list[Wrong]:
+        """Compare all CDRs with what the phones saw, as soon as there are enough or the time is over."""
+        until = time.monotonic() + within_s
+        while True:
+            found = await _all_cdrs(durable)
+            if len(found) >= len(self.ended) or time.monotonic() > until:
+                break
+            await asyncio.sleep(0.2)
+        by_parties: dict[tuple[str, str], list[Cdr]] = defaultdict(list)
+        for cdr in found:
+            by_parties[cdr.caller, cdr.callee].append(cdr)
+        wrong = []
+        for ended in self.ended:
+            cdrs = by_parties[ended.caller, ended.callee]
+            nearest = min(cdrs, key=lambda cdr: abs(cdr.started_at_utc - ended.started_at), default=None)
+            if nearest is not None:
+                cdrs.remove(nearest)
+            faults = _faults(nearest, ended)
+            if faults:
+                wrong.append(Wrong(ended.event, f"CDR of {ended.caller} to {ended.callee}: {faults[0]}"))
+        wrong += [
+            Wrong(-1, f"CDR of {extra.caller} to {extra.callee}: nobody knows this call ({extra.result})")
+            for parties, cdrs in by_parties.items()
+            if parties not in self.lost
+            for extra in cdrs
+        ]
+        return wrong
+
+
+def _faults(cdr: Cdr | None, ended: Ended) -> list[str]:
+    if cdr is None:
+        return ["missing"]
+    talked = None if ended.answered_at is None else ended.ended_at - ended.answered_at
+    pairs = {
+        "result": (cdr.result, ended.result),
+        "status": (cdr.status, ended.status),
+        "ended_by": (cdr.ended_by, ended.by),
+        "seat": (cdr.seat, ended.seat),
+    }
+    faults = [f"{name} is {is_}, not {wanted}" for name, (is_, wanted) in pairs.items() if is_ != wanted]
+    for name, seconds, wanted in (
+        ("duration", cdr.duration_s, ended.ended_at - ended.started_at),
+        ("talk time", cdr.talk_s, talked or 0.0),
+    ):
+        if abs(seconds - wanted) > TIME_OFF_S:
+            faults.append(f"{name} is {seconds:.1f} s, not {wanted:.1f} s")
+    return faults
+
+
+async def _all_cdrs(durable: SqlDurable) -> list[Cdr]:
+    found: dict[str, Cdr] = {}
+    before: float | None = None
+    while page := [cdr for cdr in await durable.cdrs(limit=1000, before_utc=before) if cdr.id not in found]:
+        found |= {cdr.id: cdr for cdr in page}
+        before = page[-1].ended_at_utc
+    return list(found.values())

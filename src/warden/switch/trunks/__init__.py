@@ -1,0 +1,1 @@
+"""Trunks: the ways to carriers and other exchanges. See docs/trunks.md."""

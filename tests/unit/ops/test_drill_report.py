@@ -1,0 +1,54 @@
+"""A drill is believed only where it knows: what it does not know for sure is never a promise kept."""
+
+import pytest
+
+from warden.ops.checker import Gap
+from warden.ops.drills.lateness import Late
+from warden.ops.drills.report import Check, Report, Verdict, at_pace, exactly, silence
+from warden.ops.drills.speakers import Turn, out_of_turn
+
+IN_TIME = Late(p99_ms=3.0, max_ms=12.0)
+LATE = Late(p99_ms=14.0, max_ms=80.0)
+ONCE_LATE = Late(p99_ms=3.0, max_ms=80.0)
+
+
+def verdict(*checks: Check) -> Verdict:
+    return Report("kill", "P1", "", checks, (), 1.0).verdict
+
+
+def test_a_drill_is_ok_where_every_check_is_and_failed_where_one_has_failed() -> None:
+    kept, broken = exactly("calls dropped", 0, 0), exactly("calls dropped", 1, 0)
+    unknown = at_pace(offered=90, planned=100)
+    assert verdict(kept, kept) is Verdict.OK
+    assert verdict(kept, unknown) is Verdict.UNKNOWN
+    assert verdict(kept, unknown, broken) is Verdict.FAILED
+    assert verdict() is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("gap", "late", "expected"),
+    [
+        (Gap(900, 1400, 1600), IN_TIME, Verdict.OK),
+        (Gap(900, 1501, 1501), IN_TIME, Verdict.FAILED),
+        (Gap(900, 1400, 1600), LATE, Verdict.UNKNOWN),
+        (None, IN_TIME, Verdict.UNKNOWN),
+    ],
+)
+def test_a_gap_is_void_where_the_phones_were_late_or_no_call_was_listened_to(
+    gap: Gap | None, late: Late, expected: Verdict
+) -> None:
+    assert silence(gap, late, p99_ms=1500).verdict is expected
+
+
+def test_the_longest_gap_may_be_that_of_phones_that_were_late_once() -> None:
+    assert silence(Gap(20, 50, 58), ONCE_LATE, max_ms=60).verdict is Verdict.OK
+    assert silence(Gap(20, 50, 90), ONCE_LATE, max_ms=60).verdict is Verdict.UNKNOWN
+    assert silence(Gap(20, 50, 90), IN_TIME, max_ms=60).verdict is Verdict.FAILED
+
+
+def test_a_machine_that_speaks_again_behind_its_successor_is_counted_by_its_packets() -> None:
+    def turns(*spoken: tuple[str, int]) -> list[Turn]:
+        return [Turn(mac, packets, 0.0, 0.0) for mac, packets in spoken]
+
+    assert out_of_turn(turns(("a", 100), ("b", 50))) == 0
+    assert out_of_turn(turns(("a", 100), ("b", 50), ("a", 3), ("b", 50))) == 53
