@@ -10,8 +10,9 @@ from warden.call.model import Call, with_leg
 from warden.core.errors import MalformedMessage
 from warden.sdp.answer import answer, offer, read_answer
 from warden.sdp.relay import refused, rewrite, streams
-from warden.sdp.session import parse
+from warden.sdp.session import Direction, parse
 
+_DIRECTION: Final = re.compile(rf"^a=(?:{'|'.join(Direction)})[ \t]*\r\n", re.MULTILINE)
 _MEDIA_LINE: Final = re.compile("^m=", re.MULTILINE)
 _APP_CODECS = ("PCMU", "PCMA")
 
@@ -57,6 +58,17 @@ def answer_of(call: Call, leg_id: str, offered: str, sdp: str) -> str:
         return sdp
     starts = [found.start() for found in _MEDIA_LINE.finditer(sdp)]
     return sdp[: starts[count]]
+
+
+def declined(call: Call, leg_id: str, offered: str) -> str:
+    """The answer to an offer of the leg by which nothing flows, "" where it offered nothing. Who offers in a 2xx has an
+    answer coming in the ACK, also where a BYE comes behind it (RFC 3261 section 13.2.2.4).
+    """
+    if not offered:
+        return ""
+    _, text = tell(call, leg_id, offered)
+    head, media, rest = _DIRECTION.sub("", text).partition("\r\nm=")
+    return f"{head}\r\na={Direction.INACTIVE}{media}{rest}"
 
 
 def note_told(call: Call, leg_id: str, text: str) -> Call:

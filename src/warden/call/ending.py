@@ -5,6 +5,7 @@ from typing import Final, assert_never
 from msgspec.structs import replace
 
 from warden.call.cdr import Cdr, Party, Result
+from warden.call.descriptions import declined
 from warden.call.events import Bye, Cancel, Confirm, Effect, Finished, Notify, Refuse
 from warden.call.model import Call, Cause, LegPhase, Phase, set_phase, with_leg
 
@@ -38,7 +39,8 @@ def drop_leg(call: Call, leg_id: str, cause: Cause, out: Effects) -> Call:
         case LegPhase.ANSWERED if leg.is_inbound:
             return with_leg(call, replace(leg, closing=cause))
         case LegPhase.ANSWERED:
-            out += (Confirm(leg.id, ""), Bye(leg.id, cause))
+            # Its 2xx answered our offer, or brought one of its own.
+            out += (Confirm(leg.id, declined(call, leg.id, "" if leg.told else leg.heard)), Bye(leg.id, cause))
             return set_phase(call, leg.id, LegPhase.ENDING)
         case LegPhase.UP:
             out.append(Bye(leg.id, cause))

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from warden.call import joining, pickup
 from warden.call.cdr import Party, Result
-from warden.call.descriptions import answer_in_ack, answer_of, app_sdp, fitted, note_told, tell, tell_offer
+from warden.call.descriptions import answer_in_ack, answer_of, app_sdp, declined, fitted, note_told, tell, tell_offer
 from warden.call.ending import NOT_ACCEPTABLE, Effects, drop_leg, end
 from warden.call.events import (
     AcceptUpdate,
@@ -207,7 +207,7 @@ def _update_confirmed(call: Call, now: float, event: UpdateConfirmed, out: Effec
         sdp = answer_in_ack(exchange.offer, event.sdp, to_app=True)
     if not sdp:
         if to:
-            out.append(ConfirmUpdate(to, ""))
+            out.append(ConfirmUpdate(to, declined(call, to, exchange.offer)))
         return end(call, now, out, Result.ANSWERED, NOT_ACCEPTABLE, Party.SYSTEM)
     call = with_leg(call, replace(call.leg(event.leg), heard=sdp))
     if to:

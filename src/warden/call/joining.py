@@ -11,7 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from warden.call.cdr import Party, Result
-from warden.call.descriptions import answer_of, tell, tell_offer
+from warden.call.descriptions import answer_of, declined, tell, tell_offer
 from warden.call.ending import ELSEWHERE, NOT_ACCEPTABLE, Effects, drop_leg, end
 from warden.call.events import (
     Confirm,
@@ -170,7 +170,7 @@ def left(call: Call, now: float, leg_id: str, out: Effects) -> Call:
         if exchange.to == leg_id and not exchange.answered:
             out.append(RefuseUpdate(exchange.by, PENDING))
         elif exchange.late and exchange.answered:
-            out.append(ConfirmUpdate(exchange.to, ""))
+            out.append(ConfirmUpdate(exchange.to, declined(call, exchange.to, exchange.offer)))
         else:
             return call
         return replace(call, exchange=None)
@@ -189,7 +189,7 @@ def fail(call: Call, now: float, cause: Cause, out: Effects, *, has_changed: boo
     if transfer.target:
         if joins and exchange is not None and exchange.offer and call.leg(transfer.target).phase is LegPhase.UP:
             # Its 2xx to our re-INVITE waits.
-            out.append(ConfirmUpdate(transfer.target, ""))
+            out.append(ConfirmUpdate(transfer.target, declined(call, transfer.target, exchange.offer)))
         call = drop_leg(call, transfer.target, cause, out)
     call = replace(call, exchange=None if joins else exchange, way=(), so_far=None, failures=())
     out.append(Notify(transfer.by, cause, final=True))

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from warden.call import joining
 from warden.call.cdr import Party, Result
-from warden.call.descriptions import app_sdp, fitted, note_told, tell
+from warden.call.descriptions import app_sdp, declined, fitted, note_told, tell
 from warden.call.ending import ELSEWHERE, NOT_ACCEPTABLE, RESULTS, Effects, drop_leg, end
 from warden.call.events import Accept, Answered, Bye, Confirm, Dial, Failed, Found, Hunt, Led, Progress, Ringing, Silent
 from warden.call.model import (
@@ -111,7 +111,8 @@ def answered(call: Call, now: float, event: Answered, out: Effects) -> Call:
     if not _seeks(call) or leg.phase not in _WAITING:
         # It lost the race against another phone, or against our CANCEL (RFC 3261 section 13.2.2.4).
         if leg.phase in (LegPhase.CANCELLING, LegPhase.GONE):
-            out += (Confirm(leg.id, ""), Bye(leg.id, ELSEWHERE))
+            told = declined(call, leg.id, "" if leg.told else event.sdp)
+            out += (Confirm(leg.id, told), Bye(leg.id, ELSEWHERE))
             call = set_phase(call, leg.id, LegPhase.ENDING)
         return call
     sdp = event.sdp or leg.heard

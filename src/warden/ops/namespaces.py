@@ -249,14 +249,18 @@ high_availability:
         await self._bring_home()
 
     async def _bring_home(self) -> None:
-        """Addresses were given to whoever was there first."""
+        """Addresses were given to whoever was there first, and may be on their way home by themselves: a seat that is
+        free at the moment, or moving, is not handed over, and looked at again.
+        """
         home = dict(zip(self.seats, self.nodes, strict=True))
-        for within_s in (START_S, START_S, START_S):
+        until = time.monotonic() + 3 * START_S
+        while time.monotonic() < until:
             for seat, node in home.items():
                 if self.holders[seat] != node:
-                    await self.nodes[node].ask("POST", f"seats/{seat}/handover", {"to": node})
+                    with suppress(WardenError):
+                        await self.nodes[node].ask("POST", f"seats/{seat}/handover", {"to": node})
             with suppress(WardenError):
-                return await self.until(lambda: self.holders == home, "seats are at home", within_s)
+                return await self.until(lambda: self.holders == home, "seats are at home", START_S / 3)
         raise WardenError(f"seats do not go home: {self.holders}")
 
     def look(self) -> list[tuple[str, LogLine]]:

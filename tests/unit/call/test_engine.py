@@ -209,3 +209,19 @@ def test_the_speaking_clock_says_the_time_of_the_place() -> None:
     )
     assert clock_at(12 * 3600 + 45 * 60.0, 0.0).prompts[1:6] == ("the-time-is", "12", "40", "5", "pm")
     assert clock_at(5 * 60.0, 0.0).prompts[1:6] == ("the-time-is", "12", "oh", "5", "am")
+
+
+def test_who_offers_in_its_answer_has_an_answer_in_the_ack_although_nobody_wants_the_call_any_more() -> None:
+    """Found by the simulator (seed 236): such a phone got an empty ACK in front of its BYE."""
+    call, _ = start_call(new_call(), 1000.0, RING, "")
+    call, _ = step(call, 1000.0, e.Found(("1002", "1002")))
+    call, _ = step(call, 1001.0, e.Answered("b0", OFFER))
+    call, effects = step(call, 1001.1, e.Answered("b1", OFFER))
+    [confirm, bye] = effects
+    assert isinstance(confirm, e.Confirm)
+    assert isinstance(bye, e.Bye)
+    assert (confirm.leg, bye.leg) == ("b1", "b1")
+    assert "\r\na=inactive\r\nm=audio 20002 RTP/AVP 0 8\r\n" in confirm.sdp
+    _, effects = step(call, 1002.0, e.HungUp(CALLER))
+    confirms = [x for x in effects if isinstance(x, e.Confirm)]
+    assert [(x.leg, "a=inactive" in x.sdp) for x in confirms] == [("b0", True)]
