@@ -1,7 +1,8 @@
 """The switch alone, fed from a list of messages: what a call or a registration costs before any socket, file or media.
 
 For finding out what a change of the code is worth on a machine that other things run on: the time is that of this
-thread alone, in microseconds of a machine whose pace is told by a reference in the same round; the best round counts. `--profile` shows where it goes. What it finds is no figure: `make bench` is.
+thread alone, in microseconds of a machine whose pace is told by a reference in the same round; the best round counts.
+`--profile` shows where it goes. What it finds is no figure: `make bench` is.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -40,11 +41,13 @@ REALM: Final = "bench"
 TOGETHER: Final = 8
 """Messages that are read, written and spoken together under load."""
 NUMBERS: Final = 100
+SETTLED_S: Final = 40.0
+"""Nothing of a call is left so long after it, not even its transactions."""
 REFERENCE_TURNS: Final = 600
 REFERENCE_S: Final = 0.01
 """What the reference takes on the machine that the figures are told for."""
 SDP: Final = (
-    "v=0\r\no=sipp 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+    "v=0\r\no=sipp {origin} 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
     "m=audio {port} RTP/AVP 0 8 101\r\na=rtpmap:0 PCMU/8000\r\na=rtpmap:8 PCMA/8000\r\n"
     "a=rtpmap:101 telephone-event/8000\r\n"
 )
@@ -58,6 +61,18 @@ class Heard(NamedTuple):
     name: str
 
 
+class Profile:
+    """Where the time goes with the messages of one name."""
+
+    def __init__(self, name: str) -> None:
+        self.made = cProfile.Profile()
+        self._name = name
+
+    def of(self, name: str) -> AbstractContextManager[object]:
+        """What is done in the block is done about messages of that name."""
+        return self.made if name == self._name else nullcontext()
+
+
 class Stand:
     """A switch on its stand, with the file that it writes to and a media process that is only told."""
 
@@ -65,6 +80,7 @@ class Stand:
         settings = Settings("seat", "node", REALM, {Transport.UDP: SERVER}, SERVER.host, SERVER.host, (10_000, 60_000))
         self.now = 1_700_000_000.0
         self.spent_s: dict[str, float] = {}
+        self.profile: Profile | None = None
         self._file = file
         self._written: list[Write] = []
         self._ordered: list[Order] = []
@@ -81,8 +97,9 @@ class Stand:
         """What the switch answers to each of these, which are of one name and come together."""
         outcomes = []
         before = time.thread_time()
-        for flow, data, _ in heard:
-            outcomes.append(self.switch.received(self.now, flow, parse_message(data)))
+        with nullcontext() if self.profile is None else self.profile.of(heard[0].name):
+            for flow, data, _ in heard:
+                outcomes.append(self.switch.received(self.now, flow, parse_message(data)))
         self._spend(heard[0].name, before)
         said = [self._carry_out(outcome) for outcome in outcomes]
         before = time.thread_time()
@@ -171,12 +188,15 @@ def call(stand: Stand, count: int, tag: str) -> Iterator[None]:
     """So many calls, in step with each other; they stand at the one yield."""
     pairs = [(str(1000 + n % NUMBERS), str(1000 + NUMBERS + n % NUMBERS), f"k{tag}x{n}") for n in range(count)]
     caller, callee = flow_of(CALLER), flow_of(CALLEE)
-    body = SDP.format(port=7000).encode()
+
+    def body(n: int) -> bytes:
+        return SDP.format(origin=f"{stand.now:.0f}{n}", port=7000).encode()
+
     sdp = ("Content-Type", "application/sdp")
 
     def invite(user: str, to: str, call_id: str, seq: int, *more: tuple[str, str]) -> Request:
         made = request("INVITE", user, to, call_id, seq, CALLER, *more, sdp)
-        return Request(made.method, made.target, made.fields, body)
+        return Request(made.method, made.target, made.fields, body(int(call_id.partition("x")[2])))
 
     first = [invite(*pair, 1) for pair in pairs]
     asked = in_groups(stand, [Heard(caller, bytes(r), "INVITE 1") for r in first])
@@ -194,7 +214,7 @@ def call(stand: Stand, count: int, tag: str) -> Iterator[None]:
 
     def reply(asked: Request, status: int, name: str, n: int) -> Heard:
         fields = (("Contact", f"<sip:callee@{CALLEE}>"), *((sdp,) if status == 200 and name == "200" else ()))
-        answer = asked.respond(status, *fields, to_tag=f"u{tag}{n}", body=body if name == "200" else b"")
+        answer = asked.respond(status, *fields, to_tag=f"u{tag}{n}", body=body(n) if name == "200" else b"")
         return Heard(callee, bytes(answer), name)
 
     in_groups(stand, [reply(r, 180, "180", n) for n, r in enumerate(rung)])
@@ -231,19 +251,15 @@ def reference_s() -> float:
     return (time.thread_time() - before) / REFERENCE_S
 
 
-def measure(
-    stand: Stand, rounds: int, count: int, work: Callable[[str], None], profile: cProfile.Profile | None
-) -> None:
+def measure(stand: Stand, rounds: int, count: int, work: Callable[[str], None]) -> None:
     """The best round of some, by name of message, in microseconds each."""
     best: dict[str, float] = {}
     for n in range(rounds):
-        stand.pass_time(70.0)
         gc.collect()
         stand.spent_s = {}
         before = reference_s()
-        with nullcontext() if profile is None else profile:
-            work(str(n))
-            stand.pass_time(70.0)
+        work(str(n))
+        stand.pass_time(SETTLED_S)
         pace = (before + reference_s()) / 2
         spent = {name: spent_s / pace for name, spent_s in stand.spent_s.items()}
         if not best or sum(spent.values()) < sum(best.values()):
@@ -267,10 +283,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=400, help="calls or registrations of a round")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--profile", choices=("calls", "registrations"))
+    parser.add_argument("--profile", metavar="NAME", help="of a message, as it is listed")
     parser.add_argument("--only", choices=("calls", "registrations"))
     options = parser.parse_args()
-    profile = cProfile.Profile() if options.profile else None
+    profile = None if options.profile is None else Profile(options.profile)
     users = [str(1000 + NUMBERS + n) for n in range(NUMBERS)]
 
     def calls(stand: Stand, tag: str) -> None:
@@ -282,13 +298,14 @@ def main() -> int:
             register(stand, users, CALLEE, f"{tag}x{n}x")
 
     for name, work in (("calls", calls), ("registrations", registrations)):
-        if name in (options.profile or options.only or name):
+        if name == (options.only or name):
             with a_stand(stores=True) as stand:
                 register(stand, users, CALLEE, "before")
                 sys.stdout.write(f"{name}:\n")
-                measure(stand, options.rounds, options.count, partial(work, stand), profile)
+                stand.profile = profile
+                measure(stand, options.rounds, options.count, partial(work, stand))
     if profile is not None:
-        pstats.Stats(profile).sort_stats("tottime").print_stats(70)
+        pstats.Stats(profile.made).sort_stats("tottime").print_stats(70)
     return 0
 
 

@@ -30,7 +30,7 @@ class Party(StrEnum):
     SYSTEM = "system"
 
 
-class Cdr(Struct, frozen=True):
+class Cdr(Struct, frozen=True, gc=False):
     """Times are seconds since the epoch, UTC. `status` is the final SIP status the caller saw (200 when answered,
     487 when cancelled). `callee` is what was dialled, `answered_by` the extension or application that took the call;
     where it was transferred, `transferred_by` is who did so last, and `transferred_to` who took it then.
@@ -66,7 +66,7 @@ class Cdr(Struct, frozen=True):
         return 0.0 if self.answered_at_utc is None else self.ended_at_utc - self.answered_at_utc
 
 
-class CdrRecord(Struct, frozen=True):
+class CdrRecord(Struct, frozen=True, gc=False):
     """A CDR on its way to the database, as the outbox keeps it."""
 
     schema: int

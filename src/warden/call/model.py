@@ -38,14 +38,14 @@ class LegPhase(StrEnum):
     GONE = "gone"
 
 
-class Cause(Struct, frozen=True):
+class Cause(Struct, frozen=True, gc=False):
     """Why something ends: a SIP status (RFC 3326 protocol SIP) and a word for people."""
 
     status: int
     text: str = ""
 
 
-class Leg(Struct, frozen=True, omit_defaults=True):
+class Leg(Struct, frozen=True, gc=False, omit_defaults=True):
     """One side of the call. `heard` is the SDP of its peer that is in force, `told` the SDP we sent it last ("" where
     there was none yet) and `version` that one's o= version. `closing` is set while a hang-up waits for the ACK, since a
     BYE must not overtake it (RFC 3261 section 15). `side` is whose ports the leg uses, "" for the usual ones: "a" of
@@ -76,7 +76,7 @@ class Leg(Struct, frozen=True, omit_defaults=True):
         return self.inbound or self.id == CALLER
 
 
-class Exchange(Struct, frozen=True, omit_defaults=True):
+class Exchange(Struct, frozen=True, gc=False, omit_defaults=True):
     """An offer/answer exchange inside the call, on its way from one leg to the other. `offer` is the offering side's
     SDP, "" while it is still to come from the answering phone (late offer); `answered` once the 2xx went back.
 
@@ -93,7 +93,7 @@ class Exchange(Struct, frozen=True, omit_defaults=True):
     takes: str = ""
 
 
-class Transfer(Struct, frozen=True, omit_defaults=True):
+class Transfer(Struct, frozen=True, gc=False, omit_defaults=True):
     """The leg `by` asks that leg `of`, which it talks to, be put through to somebody else (RFC 3515). `target` is the
     leg that was answered, "" while it is looked for. `again_at` is when the joining is tried again after a glare
     (`tries` of them so far). `returns`: nobody is put through, but `of` joined with `by` once more, or with who answers
@@ -108,7 +108,7 @@ class Transfer(Struct, frozen=True, omit_defaults=True):
     returns: bool = False
 
 
-class Ports(Struct, frozen=True):
+class Ports(Struct, frozen=True, gc=False):
     """Where the call's media lives: our address and one even RTP port per stream and side."""
 
     host: str
@@ -116,7 +116,7 @@ class Ports(Struct, frozen=True):
     b: tuple[int, ...] = ()
 
 
-class Failure(Struct, frozen=True, omit_defaults=True):
+class Failure(Struct, frozen=True, gc=False, omit_defaults=True):
     """How one callee's leg failed, or a whole step of the way ("" for `leg`), and who had it fail."""
 
     leg: str
@@ -125,7 +125,7 @@ class Failure(Struct, frozen=True, omit_defaults=True):
     party: Party = Party.CALLEE
 
 
-class Call(Struct, frozen=True, omit_defaults=True):
+class Call(Struct, frozen=True, gc=False, omit_defaults=True):
     """One call. Times are seconds since the epoch, UTC; deadlines are absolute. Who talks with whom are `near`, on the
     caller's side of the media, and `joined`, on the other; `answered_by` is the number that took the call first.
 
@@ -225,14 +225,14 @@ class Call(Struct, frozen=True, omit_defaults=True):
     @property
     def is_finished(self) -> bool:
         """True when nothing is left to wait for: the call may be forgotten."""
-        return self.phase is Phase.OVER and all(leg.phase is LegPhase.GONE for leg in self.legs)
+        return self.phase is Phase.OVER and not [leg for leg in self.legs if leg.phase is not LegPhase.GONE]
 
 
 def with_leg(call: Call, leg: Leg) -> Call:
     """The call with this leg in place of the one of the same id."""
     if leg.id == CALLER:
         return replace(call, caller=leg)
-    return replace(call, callees=tuple(leg if old.id == leg.id else old for old in call.callees))
+    return replace(call, callees=tuple([leg if old.id == leg.id else old for old in call.callees]))
 
 
 def set_phase(call: Call, leg_id: str, phase: LegPhase) -> Call:

@@ -45,7 +45,7 @@ class Reason(StrEnum):
     DO_NOT_DISTURB = "do-not-disturb"
 
 
-class Diverted(Struct, frozen=True):
+class Diverted(Struct, frozen=True, gc=False):
     """An extension has forwarded the call."""
 
     number: str
@@ -56,13 +56,13 @@ REASONS = {Why.BUSY: Reason.BUSY, Why.NO_ANSWER: Reason.NO_ANSWER, Why.UNREACHAB
 """Why a forward for this failure was taken."""
 
 
-class Extension(Struct, frozen=True, tag="extension"):
+class Extension(Struct, frozen=True, gc=False, tag="extension"):
     """All phones of an extension."""
 
     number: str
 
 
-class Line(Struct, frozen=True, omit_defaults=True, tag="line"):
+class Line(Struct, frozen=True, gc=False, omit_defaults=True, tag="line"):
     """A number outside, over a trunk. `tried` are the trunk's addresses that have failed; an `emergency` call is tried
     whatever speaks against it.
     """
@@ -77,7 +77,7 @@ Target = Extension | Line
 """What can be rung."""
 
 
-class Ring(Struct, frozen=True, omit_defaults=True, tag="ring"):
+class Ring(Struct, frozen=True, gc=False, omit_defaults=True, tag="ring"):
     """Ring all `targets` for `ring_s`. `also`: what rang in the step before goes on ringing when its time is over.
     `early`: early media of its only leg is passed on although there are steps behind; then they are not taken.
 
@@ -91,7 +91,7 @@ class Ring(Struct, frozen=True, omit_defaults=True, tag="ring"):
     early: bool = False
 
 
-class Lead(Struct, frozen=True, omit_defaults=True, tag="lead"):
+class Lead(Struct, frozen=True, gc=False, omit_defaults=True, tag="lead"):
     """Go where `to` leads at that moment, in place of what is left of the way. `by` is the extension that says so: it
     goes there in its name.
     """
@@ -101,7 +101,7 @@ class Lead(Struct, frozen=True, omit_defaults=True, tag="lead"):
     when: tuple[Why, ...] = ()
 
 
-class Take(Struct, frozen=True, omit_defaults=True, tag="take"):
+class Take(Struct, frozen=True, gc=False, omit_defaults=True, tag="take"):
     """An application takes the call; `number` is what it is called by."""
 
     app: App

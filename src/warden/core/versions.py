@@ -133,7 +133,7 @@ def _unknown(record: Any, known: Any, depth: int = 0) -> dict[Any, Any]:
     return found
 
 
-class _Whole(Struct, frozen=True):
+class _Whole(Struct, frozen=True, gc=False):
     """A field that this version does not know, with all that is in it."""
 
     value: Any

@@ -37,7 +37,7 @@ class Way(StrEnum):
     RTCP = "rtcp"
 
 
-class Rolled(Struct, frozen=True):
+class Rolled(Struct, frozen=True, gc=False):
     """How far the packets of one source had been counted when that was last reported: the index of SRTP (RFC 3711
     section 3.3.1: roll-over counter and sequence number) or of SRTCP. What came after is within 16,384 of it, or 64.
     `key` tells under which key: its CRC-32.
@@ -49,7 +49,7 @@ class Rolled(Struct, frozen=True):
     key: int
 
 
-class Side(Struct, frozen=True, omit_defaults=True):
+class Side(Struct, frozen=True, gc=False, omit_defaults=True):
     """One side of a stream: our even RTP port (RTCP on the next) and where its peer is.
 
     `remote` and `remote_rtcp` are what the peer's SDP says (None while unknown: nothing is sent there). Packets are
@@ -81,7 +81,7 @@ class Side(Struct, frozen=True, omit_defaults=True):
     host: str = ""
 
 
-class Stream(Struct, frozen=True):
+class Stream(Struct, frozen=True, gc=False):
     """One m-line of the call. `b` is None for calls to an application (echo, playing)."""
 
     a: Side
@@ -89,7 +89,7 @@ class Stream(Struct, frozen=True):
     mode: Mode = Mode.RELAY
 
 
-class Clip(Struct, frozen=True):
+class Clip(Struct, frozen=True, gc=False):
     """What to play: a file of the prompts folder or an absolute path (`path`: 8 kHz mono 16-bit WAV), or a tone
     (`tone_hz` for `ms`), or silence (`ms` alone).
     """
@@ -99,7 +99,7 @@ class Clip(Struct, frozen=True):
     ms: int = 0
 
 
-class Playing(Struct, frozen=True):
+class Playing(Struct, frozen=True, gc=False):
     """Clips played one behind the other to side `a` of the first stream. `id` is the caller's; a `Played` names it when
     the last clip has ended; a `Put` with the same id does not start it again. `codec` is PCMU or PCMA.
     """
@@ -110,7 +110,7 @@ class Playing(Struct, frozen=True):
     payload_type: int
 
 
-class Session(Struct, frozen=True):
+class Session(Struct, frozen=True, gc=False):
     """The media of one call. `host` is the local address that the ports are bound on. A side that has sent something
     and then nothing for `silence_s` is told of (`FellSilent`); 0: silence means nothing.
     """
@@ -122,14 +122,14 @@ class Session(Struct, frozen=True):
     silence_s: float = 0.0
 
 
-class Hello(Struct, frozen=True, tag=True):
+class Hello(Struct, frozen=True, gc=False, tag=True):
     """First frame from both ends; the media process answers with its version and the pid."""
 
     version: int = PROTOCOL_VERSION
     pid: int = 0
 
 
-class Put(Struct, frozen=True, tag=True):
+class Put(Struct, frozen=True, gc=False, tag=True):
     """Make this session so: open what is new, close what is gone, keep what is the same. `group` is whose lease it ends
     with ("": nobody's). With `ahead` its ports are opened though the machine does not have the address yet.
     """
@@ -139,13 +139,13 @@ class Put(Struct, frozen=True, tag=True):
     ahead: bool = False
 
 
-class Drop(Struct, frozen=True, tag=True):
+class Drop(Struct, frozen=True, gc=False, tag=True):
     """Close the session and its ports; answered with `Dropped` and the final counters. An unknown id is no error."""
 
     id: str
 
 
-class Lease(Struct, frozen=True, tag=True):
+class Lease(Struct, frozen=True, gc=False, tag=True):
     """The sessions of this group may go on until then (seconds of CLOCK_MONOTONIC, which all processes of a machine
     share); then they are closed, and a `Put` into the group is refused until the lease is renewed. A group without a
     lease goes on.
@@ -155,7 +155,7 @@ class Lease(Struct, frozen=True, tag=True):
     until_mono: float
 
 
-class Share(Struct, frozen=True, tag=True):
+class Share(Struct, frozen=True, gc=False, tag=True):
     """Let another media process of this machine open the ports of these sessions beside this one. What comes in is then
     the other's, and what has come is still passed on here until `Drop`. Unknown ids are no error.
     """
@@ -163,22 +163,22 @@ class Share(Struct, frozen=True, tag=True):
     ids: tuple[str, ...]
 
 
-class List(Struct, frozen=True, tag=True):
+class List(Struct, frozen=True, gc=False, tag=True):
     """Which sessions are there?"""
 
 
-class Totals(Struct, frozen=True, tag=True):
+class Totals(Struct, frozen=True, gc=False, tag=True):
     """The sums over all sessions since the process started."""
 
 
-class Quit(Struct, frozen=True, tag=True):
+class Quit(Struct, frozen=True, gc=False, tag=True):
     """Close everything and end the process."""
 
 
 Order = Put | Drop | Share | Lease | List | Totals | Quit
 
 
-class SideStats(Struct, frozen=True):
+class SideStats(Struct, frozen=True, gc=False):
     """What one side's peer sent. `jitter_ms` is RFC 3550's interarrival jitter; `lost` may be negative (duplicates);
     `gap_ms_max` the longest silence between two packets. `sent` is what went to this peer, `dropped` what came from it
     (or from strangers) or was meant for it and was thrown away. `rtt_ms` is between us and the peer, from RTCP (0: not
@@ -197,29 +197,29 @@ class SideStats(Struct, frozen=True):
     rtt_ms: float = 0.0
 
 
-class Done(Struct, frozen=True, tag=True):
+class Done(Struct, frozen=True, gc=False, tag=True):
     """The order was carried out."""
 
 
-class Refused(Struct, frozen=True, tag=True):
+class Refused(Struct, frozen=True, gc=False, tag=True):
     """The order could not be carried out; nothing of it was."""
 
     why: str
 
 
-class Dropped(Struct, frozen=True, tag=True):
+class Dropped(Struct, frozen=True, gc=False, tag=True):
     """Answer to `Drop`: the final counters of every side, in the order of the streams."""
 
     stats: tuple[SideStats, ...] = ()
 
 
-class Listed(Struct, frozen=True, tag=True):
+class Listed(Struct, frozen=True, gc=False, tag=True):
     """Answer to `List`: ids of the sessions."""
 
     ids: tuple[str, ...]
 
 
-class TotalsAre(Struct, frozen=True, tag=True):
+class TotalsAre(Struct, frozen=True, gc=False, tag=True):
     """Answer to `Totals`."""
 
     sessions: int = 0
@@ -233,21 +233,21 @@ class TotalsAre(Struct, frozen=True, tag=True):
 Answer = Done | Refused | Dropped | Listed | TotalsAre
 
 
-class Orders(Struct, frozen=True, tag=True):
+class Orders(Struct, frozen=True, gc=False, tag=True):
     """A frame of orders, carried out in turn and answered by one `Answers` with the same serial."""
 
     serial: int
     orders: tuple[Order, ...]
 
 
-class Answers(Struct, frozen=True, tag=True):
+class Answers(Struct, frozen=True, gc=False, tag=True):
     """One answer per order."""
 
     serial: int
     answers: tuple[Answer, ...]
 
 
-class Latched(Struct, frozen=True, tag=True):
+class Latched(Struct, frozen=True, gc=False, tag=True):
     """A side now hears its peer from (and sends to) another address than before. `port` is the side's RTP port, also
     where `rtcp` says that it is the address of the RTCP. Told again to a controller whose `Put` does not know it.
     """
@@ -258,7 +258,7 @@ class Latched(Struct, frozen=True, tag=True):
     rtcp: bool = False
 
 
-class RolledOver(Struct, frozen=True, tag=True):
+class RolledOver(Struct, frozen=True, gc=False, tag=True):
     """The packets of a source are counted so far: to be remembered as `Side.rolled`. `port` is the side's RTP port."""
 
     session: str
@@ -266,7 +266,7 @@ class RolledOver(Struct, frozen=True, tag=True):
     rolled: Rolled
 
 
-class FellSilent(Struct, frozen=True, tag=True):
+class FellSilent(Struct, frozen=True, gc=False, tag=True):
     """Neither RTP nor RTCP has come from a side's peer for `Session.silence_s`. `port` is its first RTP port. Told
     again for as long as that is so.
     """
@@ -275,14 +275,14 @@ class FellSilent(Struct, frozen=True, tag=True):
     port: int
 
 
-class Played(Struct, frozen=True, tag=True):
+class Played(Struct, frozen=True, gc=False, tag=True):
     """The clips of `Playing` `id` have ended."""
 
     session: str
     id: str
 
 
-class Digit(Struct, frozen=True, tag=True):
+class Digit(Struct, frozen=True, gc=False, tag=True):
     """An RFC 4733 key press ended on a side (`digit` is one of 0-9 * # A-D)."""
 
     session: str

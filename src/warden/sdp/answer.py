@@ -32,7 +32,7 @@ class NoCommonCodec(MalformedMessage):
         super().__init__(what, 488)
 
 
-class Answer(Struct, frozen=True):
+class Answer(Struct, frozen=True, gc=False):
     """An answer and what it settles. `stream` is the place of the m= line in use, `codec` is in upper case,
     `payload_type` and `telephone_event` (None: no digits this way) are what to send to the other side, `direction`
     is ours.

@@ -28,7 +28,7 @@ _PLAIN: Final = {"RTP/SAVP": "RTP/AVP", "RTP/SAVPF": "RTP/AVPF"}
 _SECURE: Final = {plain: secure for secure, plain in _PLAIN.items()}
 
 
-class Crypto(Struct, frozen=True):
+class Crypto(Struct, frozen=True, gc=False):
     """An a=crypto line. `key` is master key and salt in base64: text, since that is what it is stored and sent as."""
 
     tag: int
@@ -42,7 +42,7 @@ class Crypto(Struct, frozen=True):
         return f"a=crypto:{self.tag} {self.suite} inline:{self.key}"
 
 
-class Keys(Struct, frozen=True, omit_defaults=True):
+class Keys(Struct, frozen=True, gc=False, omit_defaults=True):
     """What protects one stream between us and a peer: `inbound` is the key that the peer sends with, `outbound` ours
     (base64; "" while unknown: then nothing can be heard, or said).
     """
@@ -55,7 +55,7 @@ class Keys(Struct, frozen=True, omit_defaults=True):
         return f"Keys({self.suite} ***)"
 
 
-class Described(Struct, frozen=True):
+class Described(Struct, frozen=True, gc=False):
     """What a text said of one m= line: its transport as written, and the keys that we could use."""
 
     protocol: str

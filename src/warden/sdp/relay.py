@@ -60,7 +60,7 @@ _DROPPED: Final = frozenset(
 )
 
 
-class StreamInfo(Struct, frozen=True):
+class StreamInfo(Struct, frozen=True, gc=False):
     """One m= line for those who move packets.
 
     `active`: Warden relays it (its port is not 0, its transport is known, it is one of the first `STREAMS_MAX`).

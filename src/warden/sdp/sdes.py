@@ -47,7 +47,7 @@ class NotSecure(MalformedMessage):
     """What is left of a description under the policy is nothing (488)."""
 
 
-class Line(Struct, frozen=True, omit_defaults=True):
+class Line(Struct, frozen=True, gc=False, omit_defaults=True):
     """One m= line: its transport as it was written, and what protects it (None: nothing). `tag` is that of the peer's
     crypto line that was chosen.
     """
@@ -57,7 +57,7 @@ class Line(Struct, frozen=True, omit_defaults=True):
     tag: int = 1
 
 
-class Sdes(Struct, frozen=True, omit_defaults=True):
+class Sdes(Struct, frozen=True, gc=False, omit_defaults=True):
     """What there is between us and one peer. `offers`: our offers bring keys; `insists`: they do so in a transport that
     a peer must understand, although it may do without. `ours`: the exchange under way, or the
     last, began with an offer of ours; `offered` are its keys. `lines` is in force; `pending` is what comes into force

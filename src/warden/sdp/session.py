@@ -63,7 +63,7 @@ Lines = tuple[tuple[str, str], ...]
 """Lines in order: (type letter, value)."""
 
 
-class Origin(Struct, frozen=True):
+class Origin(Struct, frozen=True, gc=False):
     """The o= line. The numbers stay text: peers write more digits, and other things, than numbers hold."""
 
     username: str
@@ -76,7 +76,7 @@ class Origin(Struct, frozen=True):
         return f"{self.username} {self.session_id} {self.version} IN {self.family} {self.host}"
 
 
-class Connection(Struct, frozen=True):
+class Connection(Struct, frozen=True, gc=False):
     """A c= line. `family` is IP4 or IP6, `suffix` the multicast part (`/127`) or ""."""
 
     family: str
@@ -99,7 +99,7 @@ class Connection(Struct, frozen=True):
         return read_host(self.host)[1]
 
 
-class Codec(Struct, frozen=True):
+class Codec(Struct, frozen=True, gc=False):
     """A payload format of an RTP stream. `name` is in upper case, `clock` in Hz, `fmtp` its parameters as written."""
 
     payload_type: int
@@ -150,7 +150,7 @@ STATIC: Final[dict[int, tuple[str, int, int]]] = {
 """Payload types that need no rtpmap: name, clock in Hz, channels (RFC 3551 section 6)."""
 
 
-class Media(Struct, frozen=True):
+class Media(Struct, frozen=True, gc=False):
     """An m= line and what stands below it. `lines` holds all but the first c= line, in order."""
 
     kind: str
@@ -194,7 +194,7 @@ class Media(Struct, frozen=True):
         return next((c.payload_type for c in events if c.clock == clock), events[0].payload_type if events else None)
 
 
-class Session(Struct, frozen=True):
+class Session(Struct, frozen=True, gc=False):
     """A whole description. `lines` holds what stands between s= and the first m= but the first c= line, in order."""
 
     origin: Origin

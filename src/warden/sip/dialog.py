@@ -28,7 +28,7 @@ class OutOfOrder(WardenError):
     """A request of the dialog has a lower CSeq than one before it: answer 500 (section 12.2.2)."""
 
 
-class Dialog(Struct, frozen=True):
+class Dialog(Struct, frozen=True, gc=False):
     """One peer's side of a dialog.
 
     `local_uri` and `remote_uri` are From and To values without their tags, display names kept; tags are "" where a

@@ -58,7 +58,7 @@ class NonceState(StrEnum):
     FORGED = "forged"
 
 
-class Credentials(Struct, frozen=True):
+class Credentials(Struct, frozen=True, gc=False):
     """An Authorization or Proxy-Authorization value of the Digest scheme.
 
     `algorithm` is in upper case ("MD5" where it is left out) and may be one that Warden does not know; `qop` is in
@@ -86,7 +86,7 @@ class Credentials(Struct, frozen=True):
         return int(self.nc, 16) if self.nc else 0
 
 
-class Challenge(Struct, frozen=True):
+class Challenge(Struct, frozen=True, gc=False):
     """A WWW-Authenticate or Proxy-Authenticate value of the Digest scheme, as a client reads it."""
 
     realm: str
@@ -310,9 +310,11 @@ def _hash(algorithm: Algorithm, text: str) -> str:
 
 _NC: Final = re.compile(r"[0-9A-Fa-f]{1,8}\Z")
 _SCHEME: Final = re.compile(r"[Dd][Ii][Gg][Ee][Ss][Tt][ \t]+")
-_PARAMETER: Final = re.compile(
+_ONE_PARAMETER: Final = (
     r'[ \t]*([A-Za-z0-9*_.\-]+)[ \t]*=[ \t]*(?:"([^"\\]*(?:\\.[^"\\]*)*)"|([^\s",\\]+))[ \t]*(?:,|\Z)'
 )
+_PARAMETER: Final = re.compile(_ONE_PARAMETER)
+_PARAMETERS: Final = re.compile(f"({_ONE_PARAMETER})")
 
 
 def _parse_parameters(value: str) -> dict[str, str]:
@@ -322,8 +324,14 @@ def _parse_parameters(value: str) -> dict[str, str]:
     scheme = _SCHEME.match(value)
     if scheme is None:
         raise MalformedMessage(f"digest: another scheme, {value.partition(' ')[0][:40]!r}", 400)
-    found: dict[str, str] = {}
     at, end, match = scheme.end(), len(value), _PARAMETER.match
+    items = _PARAMETERS.findall(value, at)
+    if sum([len(item[0]) for item in items]) == end - at and len(items) <= PARAMETERS_MAX:
+        # Nothing stands between them.
+        found = {name.lower(): quoted or plain for _, name, quoted, plain in items}
+        if len(found) == len(items):
+            return found
+    found = {}
     while at < end:
         item = match(value, at)
         # What stands there may be a secret, so only its place is told.

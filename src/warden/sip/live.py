@@ -17,7 +17,7 @@ SIPS_PORT: Final = 5061
 CLIENTS: Final = frozenset((Machine.INVITE_CLIENT, Machine.NON_INVITE_CLIENT))
 
 
-class Live(Struct, eq=False):
+class Live(Struct, eq=False, gc=False):
     """A transaction while it lives here; `Transaction` is its value. `data` is what SEND sends. Until `waits_until`
     the loss of its flow does not end a client's: for ever where the connection died with an earlier process and the
     peer has yet to make another.

@@ -32,6 +32,7 @@ Fields = tuple[tuple[str, str], ...]
 MAGIC_COOKIE: Final = "z9hG4bK"
 VALUES_MAX: Final = 256
 """Values per header, over all its fields: each may cost a look-up later on, and Vias end at 70 hops."""
+_USUAL_TYPES: Final = frozenset(("", "application/sdp"))
 _NO_LINE_ENDS: Final = {10: " ", 13: " "}
 
 REASONS: Final[dict[int, str]] = {
@@ -142,7 +143,7 @@ def _spell(name: str) -> str:
     return CANONICAL.get(name.lower()) or name.title()
 
 
-class Via(Struct, frozen=True):
+class Via(Struct, frozen=True, gc=False):
     """One Via value. `transport` is as written, upper case (it may be one that Warden does not speak)."""
 
     transport: str
@@ -171,7 +172,7 @@ def print_via(transport: Transport, host: str, port: int, branch: str) -> str:
     return f"SIP/2.0/{transport.via} {shown}:{port};branch={branch};rport"
 
 
-class CSeq(Struct, frozen=True):
+class CSeq(Struct, frozen=True, gc=False):
     """A sequence number (0 to 2**31 - 1) and a method."""
 
     number: int
@@ -256,13 +257,18 @@ class Message:
     def get_all(self, name: str) -> list[str]:
         """Every field of header `name`, in order, not split at commas."""
         # Most of what is asked for is not there.
-        return [value for key, value in self.fields if key == name] if name in self.first else []
+        first = self._first
+        if name not in (self.first if first is None else first):
+            return []
+        return [value for key, value in self.fields if key == name]
 
     def values(self, name: str) -> list[str]:
         """Every value of header `name`, in order, split at the commas that separate values.
 
         Raises `MalformedMessage` (400) for open quotes and brackets, and for more than VALUES_MAX values.
         """
+        if name not in self.first:
+            return []
         out: list[str] = []
         for value in self.get_all(name):
             if "," in value:
@@ -277,23 +283,24 @@ class Message:
         """The values of a list header of tokens (Supported, Require, Allow), as written."""
         return frozenset(v for field in self.get_all(name) for part in field.split(",") if (v := part.strip()))
 
-    def _get_required(self, name: str) -> str:
-        value = self.get(name)
-        if value is None:
-            raise MalformedMessage(f"{name}: missing", 400)
-        return value
+    def _need(self, name: str) -> str:
+        first = self._first
+        try:
+            return (self.first if first is None else first)[name]
+        except KeyError:
+            raise MalformedMessage(f"{name}: missing", 400) from None
 
     @property
     def call_id(self) -> str:
         """The Call-ID."""
-        return self._get_required("Call-ID")
+        return self._need("Call-ID")
 
     @property
     def cseq(self) -> CSeq:
         """CSeq as number and method."""
         known = self._cseq
         if known is None:
-            known = self._cseq = parse_cseq(self._get_required("CSeq"))
+            known = self._cseq = parse_cseq(self._need("CSeq"))
         return known
 
     @property
@@ -301,7 +308,7 @@ class Message:
         """From."""
         known = self._from
         if known is None:
-            known = self._from = parse_name_addr(self._get_required("From"))
+            known = self._from = parse_name_addr(self._need("From"))
         return known
 
     @property
@@ -309,7 +316,7 @@ class Message:
         """To."""
         known = self._to
         if known is None:
-            known = self._to = parse_name_addr(self._get_required("To"))
+            known = self._to = parse_name_addr(self._need("To"))
         return known
 
     @property
@@ -317,7 +324,7 @@ class Message:
         """The topmost Via."""
         known = self._via
         if known is None:
-            value = self._get_required("Via")
+            value = self._need("Via")
             known = self._via = parse_via(split_outside_quotes(value, ",")[0] if "," in value else value)
         return known
 
@@ -358,7 +365,8 @@ class Message:
     @property
     def content_type(self) -> str:
         """The media type in lower case without parameters, "" where there is no Content-Type."""
-        return (self.get("Content-Type") or "").partition(";")[0].strip().lower()
+        value = self.first.get("Content-Type", "")
+        return value if value in _USUAL_TYPES else value.partition(";")[0].strip().lower()
 
     def _derived(self, fields: Fields, body: bytes) -> Self:
         raise NotImplementedError
@@ -387,11 +395,20 @@ class Request(Message):
 
     __slots__ = ("method", "target")
 
-    def __init__(self, method: str, target: str, fields: Fields, body: bytes = b"", raw: bytes | None = None) -> None:
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        fields: Fields,
+        body: bytes = b"",
+        raw: bytes | None = None,
+        first: dict[str, str] | None = None,
+    ) -> None:
         self.fields = fields
         self.body = body
         self.raw = raw
-        self._first = self._cseq = self._from = self._to = self._via = None
+        self._first = first
+        self._cseq = self._from = self._to = self._via = None
         self.method = method
         self.target = target
 
@@ -444,11 +461,20 @@ class Response(Message):
 
     __slots__ = ("reason", "status")
 
-    def __init__(self, status: int, reason: str, fields: Fields, body: bytes = b"", raw: bytes | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        fields: Fields,
+        body: bytes = b"",
+        raw: bytes | None = None,
+        first: dict[str, str] | None = None,
+    ) -> None:
         self.fields = fields
         self.body = body
         self.raw = raw
-        self._first = self._cseq = self._from = self._to = self._via = None
+        self._first = first
+        self._cseq = self._from = self._to = self._via = None
         self.status = status
         self.reason = reason
 

@@ -58,6 +58,27 @@ def read_head(head: bytes) -> tuple[Request | Response, int | None]:
     if len(head) > HEAD_BYTES_MAX:
         raise MalformedMessage(f"message: headers longer than {HEAD_BYTES_MAX} bytes", _status_of(head, 513))
     text = head.decode("utf-8", "surrogateescape")
+    lines = text.split("\r\n")
+    count = len(lines) - 1
+    if text.count("\n") == count == text.count("\r") and count <= FIELDS_MAX and not ("\r\n " in text or "\t" in text):
+        # What nearly every head is: nothing is folded, and each line has a space behind its colon.
+        start = lines[0]
+        del lines[0]
+        try:
+            pairs = [line.split(": ", 1) for line in lines]
+            fields = tuple([(CANONICAL[name], value.strip(" ")) for name, value in pairs])
+        except (KeyError, ValueError):
+            return _read_unusual_head(text, head)
+        first = dict(reversed(fields))
+        if len(first) == count or sum(name == _CONTENT_LENGTH for name, _ in fields) < 2:
+            message = _parse_start(start, fields, first)
+            length = first.get(_CONTENT_LENGTH)
+            return message, None if length is None else _parse_length(length, head)
+    return _read_unusual_head(text, head)
+
+
+def _read_unusual_head(text: str, head: bytes) -> tuple[Request | Response, int | None]:
+    """The same for whatever may stand in a head."""
     if "\r\n " in text or "\r\n\t" in text:
         text = _unfold(text)
     lines = text.split("\r\n")
@@ -68,25 +89,20 @@ def read_head(head: bytes) -> tuple[Request | Response, int | None]:
         # Somebody behind us may take a lone CR or LF for the end of a line, and see other headers than we do.
         raise MalformedMessage("message: a line end that is not CRLF", _status_of(head))
     fields: list[tuple[str, str]] = []
-    append, find = fields.append, CANONICAL.get
     length: str | None = None
-    start = lines[0]
-    del lines[0]
-    for line in lines:
+    for line in lines[1:]:
         name, colon, value = line.partition(":")
-        known = find(name)
-        if known is None or not colon:
-            name = name.rstrip(" \t")
-            if not colon or not is_token(name):
-                raise MalformedMessage(f"message: bad header line {line[:60]!r}", _status_of(head))
-            known = canonical_name(name)
+        name = name.rstrip(" \t")
+        if not colon or not is_token(name):
+            raise MalformedMessage(f"message: bad header line {line[:60]!r}", _status_of(head))
+        known = canonical_name(name)
         value = value.strip(" \t")
         if known == _CONTENT_LENGTH:
             if length is not None:
                 raise MalformedMessage("Content-Length: given twice", _status_of(head))
             length = value
-        append((known, value))
-    return _parse_start(start, tuple(fields)), None if length is None else _parse_length(length, head)
+        fields.append((known, value))
+    return _parse_start(lines[0], tuple(fields)), None if length is None else _parse_length(length, head)
 
 
 def _parse_length(value: str, head: bytes) -> int:
@@ -116,25 +132,25 @@ def _unfold(text: str) -> str:
     return "\r\n".join(lines)
 
 
-def _parse_start(line: str, fields: Fields) -> Request | Response:
+def _parse_start(line: str, fields: Fields, first: dict[str, str] | None = None) -> Request | Response:
     match = _REQUEST_LINE.match(line)
     if match is not None:
-        return Request(match[1], match[2], fields)
+        return Request(match[1], match[2], fields, first=first)
     match = _STATUS_LINE.match(line)
     if match is not None:
-        return Response(int(match[1]), match[2] or "", fields)
-    first, _, rest = line.partition(" ")
-    if first[:4].upper() == "SIP/":
+        return Response(int(match[1]), match[2] or "", fields, first=first)
+    word, _, rest = line.partition(" ")
+    if word[:4].upper() == "SIP/":
         raise MalformedMessage(f"status line: bad {line[:60]!r}")
     # White space behind the version harms nobody, and RFC 4475 section 3.1.2.10 (trws) lets it pass.
     target, _, version = rest.rstrip(" \t").rpartition(" ")
-    if not is_token(first) or version[:4].upper() != "SIP/":
+    if not is_token(word) or version[:4].upper() != "SIP/":
         raise MalformedMessage(f"request line: bad {line[:60]!r}", 400)
     if version.upper() != "SIP/2.0":
         raise MalformedMessage(f"request line: version {version[:20]!r}", 505)
     if not target or any(c <= " " or c == "\x7f" for c in target):
         raise MalformedMessage(f"request line: bad request-uri {target[:60]!r}", 400)
-    return Request(first, target, fields)
+    return Request(word, target, fields, first=first)
 
 
 def salvage_request(data: bytes) -> Request | None:

@@ -14,7 +14,7 @@ SUBSCRIPTION_S: Final = 600
 """How long a referrer hears how its REFER goes on, if nothing is final before: longer than any way of a call rings."""
 
 
-class Replaces(Struct, frozen=True):
+class Replaces(Struct, frozen=True, gc=False):
     """A dialog as its peer names it: `to_tag` is ours, `from_tag` the other's. With `early_only` it is not meant once
     it is answered.
     """
@@ -29,7 +29,7 @@ class Replaces(Struct, frozen=True):
         return f"{self.call_id};to-tag={self.to_tag};from-tag={self.from_tag}{early_only}"
 
 
-class Referral(Struct, frozen=True):
+class Referral(Struct, frozen=True, gc=False):
     """What a REFER asks for: that `to` be called, in place of the peer of dialog `replaces`. `is_followed` is False
     where the referrer wants to hear nothing more of it (RFC 4488).
     """

@@ -20,14 +20,14 @@ MOST_S: Final = 86_400
 """No interval is longer: a peer that asks for more does not want to be asked whether it lives."""
 
 
-class Wish(Struct, frozen=True):
+class Wish(Struct, frozen=True, gc=False):
     """What we want: the interval that we ask for, and the shortest that we accept, in seconds."""
 
     expires_s: int = 1800
     min_s: int = LEAST_S
 
 
-class SessionTimer(Struct, frozen=True, omit_defaults=True):
+class SessionTimer(Struct, frozen=True, gc=False, omit_defaults=True):
     """The agreement with one peer. Times are seconds since the epoch: `refreshed_at` when the session was agreed or
     refreshed last, `again_at` when to try again after a refresh that has not succeeded (0: none was tried).
     `refreshes` is True where we are the refresher; `is_agreed` False where the peer knows no session timers.

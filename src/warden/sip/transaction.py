@@ -165,7 +165,7 @@ CLOCKS: Final[dict[tuple[Machine, State], tuple[Input | None, Input | None]]] = 
 }
 
 
-class Timers(Struct, frozen=True):
+class Timers(Struct, frozen=True, gc=False):
     """RFC 3261 table 4, in seconds. All others follow from these."""
 
     t1: float = 0.5
@@ -221,7 +221,7 @@ def next_interval(machine: Machine, state: State, interval: float, timers: Timer
     return min(2 * interval, timers.t2)
 
 
-class Transaction(Struct, frozen=True, omit_defaults=True):
+class Transaction(Struct, frozen=True, gc=False, omit_defaults=True):
     """A transaction as a value that another process can go on with (msgpack-able).
 
     `request` is as sent (client, our Via on top) or as heard (server, `received` and `rport` filled in); b"" once a

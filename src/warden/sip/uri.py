@@ -49,12 +49,14 @@ def unescape(text: str) -> str:
 
 def escape_user(text: str) -> str:
     """`text` as the user part of a SIP URI."""
+    if text.isalnum() and text.isascii():
+        return text
     return "".join(
         chr(b) if b in _UNRESERVED or b in b"&=+$,;?/" else f"%{b:02X}" for b in text.encode("utf-8", "surrogateescape")
     )
 
 
-class Uri(Struct, frozen=True, omit_defaults=True):
+class Uri(Struct, frozen=True, gc=False, omit_defaults=True):
     """A parsed URI. `user` and `password` are as written (escaped); schemes other than sip, sips and tel keep
     everything behind the colon in `host`, `user` being None.
     """
@@ -86,7 +88,8 @@ class Uri(Struct, frozen=True, omit_defaults=True):
     @property
     def username(self) -> str:
         """The user part decoded, "" where there is none."""
-        return unescape(self.user) if self.user else ""
+        user = self.user
+        return "" if user is None else unescape(user) if "%" in user else user
 
     def param(self, name: str) -> str | None:
         """The value of parameter `name` (lower case), "" where it stands without a value, None where it is absent."""
@@ -281,7 +284,7 @@ def split_outside_quotes(text: str, separator: str) -> list[str]:
 _MARKS = re.compile(r'(?s)"(?:[^"\\]++|\\.)*+"|<[^>]*+>|[",;<]')
 
 
-class NameAddr(Struct, frozen=True, omit_defaults=True):
+class NameAddr(Struct, frozen=True, gc=False, omit_defaults=True):
     """`"Display" <uri>;params`: From, To, Contact, Route and their kind. `display` is unquoted."""
 
     uri: Uri
@@ -297,7 +300,10 @@ class NameAddr(Struct, frozen=True, omit_defaults=True):
     @property
     def tag(self) -> str | None:
         """The `tag` parameter (None where absent)."""
-        return find_param(self.params, "tag")
+        params = self.params
+        if not params:
+            return None
+        return params[0][1] if params[0][0] == "tag" and params[0][1] is not None else find_param(params, "tag")
 
     def param(self, name: str) -> str | None:
         """The value of header parameter `name` (lower case), as `find_param`."""
@@ -314,12 +320,20 @@ class NameAddr(Struct, frozen=True, omit_defaults=True):
 _DISPLAY = re.compile(r'[^"<>\x00-\x08\x0a-\x1f\x7f]*\Z')
 
 
+_USUAL_NAME_ADDR = re.compile(r"<(sip:[^<>\"\s]+)>;tag=([A-Za-z0-9\-.!%*_+`'~]+)\Z")
+
+
 def parse_name_addr(text: str) -> NameAddr:
     """Parse a name-addr or addr-spec with parameters. Raises `MalformedMessage` (400).
 
     Without brackets, everything behind the first ";" belongs to the header, not the URI (section 20), and a "?"
     or "," in the URI is an error.
     """
+    usual = _USUAL_NAME_ADDR.match(text)
+    if usual is not None:
+        # A tag is new in each call, so that remembering the text would be of no use.
+        uri, tag = usual.groups()
+        return NameAddr(parse_uri(uri), "", (("tag", tag),))
     return _parse_name_addr(text) if len(text) <= CACHED_CHARS_MAX else _parse_name_addr.__wrapped__(text)
 
 

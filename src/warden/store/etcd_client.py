@@ -46,7 +46,7 @@ _HINTS = {
 }
 
 
-class EtcdSettings(Struct, frozen=True):
+class EtcdSettings(Struct, frozen=True, gc=False):
     """How etcd is reached: by any of its members (client port)."""
 
     nodes: tuple[Address, ...]

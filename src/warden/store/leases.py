@@ -26,7 +26,7 @@ _FORBIDDEN = frozenset('{}/\\"\n\r\t\0 ')
 """What means something in a key of Redis or etcd, or breaks a line."""
 
 
-class Lease(Struct, frozen=True):
+class Lease(Struct, frozen=True, gc=False):
     """A seat as its coordinator keeps it: who has it at which epoch, and until when. `holder` is empty if free."""
 
     holder: str

@@ -24,7 +24,7 @@ class Kind(StrEnum):
     BAN = "ban"
 
 
-class Write(Struct, frozen=True):
+class Write(Struct, frozen=True, gc=False):
     """One change of a seat's records: a new value, or None to delete."""
 
     kind: Kind
@@ -36,7 +36,7 @@ FOLLOWED: Final = Kind.BINDING
 """The kind whose changes can be followed. Calls change many times a second and nobody else needs to know at once."""
 
 
-class Changes(Struct, frozen=True):
+class Changes(Struct, frozen=True, gc=False):
     """What has changed of a seat's records: `records` maps a key to its value now, or to None where it is gone.
 
     `whole`: these are all records there are, whatever was known before. `mark` is for the next question. It is empty
@@ -75,7 +75,7 @@ class SeatStore(Protocol):
         """Let go of files and connections. Safe to call twice."""
 
 
-class Holding(Struct, frozen=True):
+class Holding(Struct, frozen=True, gc=False):
     """Who holds a seat. `holder` is empty while nobody does; `expires_in_s` is 0 then."""
 
     seat: str
@@ -84,7 +84,7 @@ class Holding(Struct, frozen=True):
     expires_in_s: float
 
 
-class Member(Struct, frozen=True):
+class Member(Struct, frozen=True, gc=False):
     """What a node says of itself. `data` is the node's own record; the coordinator never looks into it."""
 
     node: str
@@ -140,7 +140,7 @@ class Coordinator(Protocol):
         """Let go of files and connections. Nothing is released: leases run out. Safe to call twice."""
 
 
-class Extension(Struct, frozen=True):
+class Extension(Struct, frozen=True, gc=False):
     """A user that phones register as. `ha1` maps a digest algorithm (`MD5`, `SHA-256`, `SHA-512-256`) to
     H(number:realm:password) in lower-case hex; the password itself is kept nowhere. `srtp` says whether its media are
     protected.
@@ -154,7 +154,7 @@ class Extension(Struct, frozen=True):
     srtp: Policy = Policy.OPTIONAL
 
 
-class Item(Struct, frozen=True):
+class Item(Struct, frozen=True, gc=False):
     """One piece of the dialplan: `kind` says what it is and `name` tells it from others of its kind; `body` is JSON.
     The store never looks into it.
     """
@@ -166,7 +166,7 @@ class Item(Struct, frozen=True):
     changed_at_utc: float = 0.0
 
 
-class ApiToken(Struct, frozen=True):
+class ApiToken(Struct, frozen=True, gc=False):
     """A bearer token of the HTTP API, known by its digest (SHA-256, hex) only. `role` is `admin` or `viewer`."""
 
     name: str

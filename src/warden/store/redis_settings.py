@@ -17,7 +17,7 @@ class RedisMode(StrEnum):
     CLUSTER = "cluster"
 
 
-class RedisSettings(Struct, frozen=True):
+class RedisSettings(Struct, frozen=True, gc=False):
     """`nodes` are the servers of a single Redis (the first is used), some of a Cluster, or all Sentinels."""
 
     nodes: tuple[Address, ...]

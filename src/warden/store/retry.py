@@ -14,7 +14,7 @@ DELAY_MAX_S: Final = 60.0
 """However long it was away: what waits for a database that is back should not wait for longer than this."""
 
 
-class Retry(Struct, frozen=True):
+class Retry(Struct, frozen=True, gc=False):
     """`attempts` at most, the second after `delay_s`, and each further one after twice the time where `is_exponential`,
     so that a database that is back is not run over.
     """

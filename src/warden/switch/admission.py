@@ -34,7 +34,7 @@ FAILED: Final = "auth_failures"
 CHALLENGED: Final = "challenges"
 
 
-class Refusal(Struct, frozen=True):
+class Refusal(Struct, frozen=True, gc=False):
     """The answer to a request that gets nothing. `counter` is what it counts as, "" for nothing special; `proven` is
     True where the sender is known to be one of our extensions; `name` is the one that it failed to be.
     """
@@ -46,7 +46,7 @@ class Refusal(Struct, frozen=True):
     name: str = ""
 
 
-class Caller(Struct, frozen=True):
+class Caller(Struct, frozen=True, gc=False):
     """Who makes a call: an extension, or somebody outside over a `trunk`. `dialled` is the number that is called. For
     one who `is_seat` another seat of the cluster speaks, which knows its callers.
     """
@@ -58,7 +58,7 @@ class Caller(Struct, frozen=True):
     is_seat: bool = False
 
 
-class Wanted(Struct, frozen=True):
+class Wanted(Struct, frozen=True, gc=False):
     """A call that may begin. `sdp` is the caller's offer ("" for a late one), `streams` the number of its m= lines that
     need ports, `hops` the Max-Forwards for the callees.
     """

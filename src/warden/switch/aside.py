@@ -28,7 +28,7 @@ _ROOM: Final = 4_096
 """What is said about a record takes less."""
 
 
-class Unread(Struct, frozen=True):
+class Unread(Struct, frozen=True, gc=False):
     """A record that could not be read, and what was done: `left` as it is for a newer version, or kept aside."""
 
     kind: Kind
@@ -37,7 +37,7 @@ class Unread(Struct, frozen=True):
     left: bool
 
 
-class Aside(Struct, frozen=True):
+class Aside(Struct, frozen=True, gc=False):
     """A record kept aside: what it was and when, where and why it could not be read. `whole` is False where the record
     was too long to be kept with this, and its end is missing.
     """

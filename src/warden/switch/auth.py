@@ -19,13 +19,13 @@ from warden.store.ports import Extension
 from warden.switch.directory import Directory
 
 
-class Known(Struct, frozen=True):
+class Known(Struct, frozen=True, gc=False):
     """The sender proved to be this extension."""
 
     extension: Extension
 
 
-class Challenged(Struct, frozen=True):
+class Challenged(Struct, frozen=True, gc=False):
     """The sender has to prove who it is: 401 with these fields. `failed` is the name that it tried, and got
     its proof wrong; "" where it only did not prove anything yet.
     """

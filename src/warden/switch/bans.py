@@ -28,7 +28,7 @@ ADDRESSES_MAX: Final = 65_536
 Network = IPv4Network | IPv6Network
 
 
-class Ban(Struct, frozen=True, omit_defaults=True):
+class Ban(Struct, frozen=True, gc=False, omit_defaults=True):
     """A ban, as its record. `address` is an IPv4 address or an IPv6 /64; with a `number`, only what comes from there in
     the name of that extension is shut out. It holds until `until`, and is remembered until `forget_at`, so that the
     next one is longer (`level`). One that was lifted has ended when it was `made_at`. `by` names who made it: a node,

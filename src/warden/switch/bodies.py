@@ -37,7 +37,11 @@ def no_way(host: str) -> tuple[str, str]:
 
 def audio_host(sdp: str) -> str:
     """Where a description wants its first stream, "" where it does not say."""
-    return next((stream.rtp.host for stream in streams(sdp) if stream.rtp is not None), "") if sdp else ""
+    if sdp:
+        for stream in streams(sdp):
+            if stream.rtp is not None:
+                return stream.rtp.host
+    return ""
 
 
 def offer_of(message: Request) -> str:

@@ -14,7 +14,7 @@ from warden.switch.dialplan.codes import setting_of
 from warden.switch.dialplan.plan import Dialplan, plan_of
 
 
-class Directory(Struct, frozen=True):
+class Directory(Struct, frozen=True, gc=False):
     """Every extension by number, the dialplan, and the revision of the durable store that they were read at. `items` is
     what the dialplan was read from.
     """

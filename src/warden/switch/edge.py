@@ -48,7 +48,7 @@ class Refused(Exception):
         self.status = status
 
 
-class Elsewhere(Struct, frozen=True):
+class Elsewhere(Struct, frozen=True, gc=False):
     """The way to a phone of another seat: `flow` to that seat, and the Route set of the INVITE."""
 
     flow: Flow

@@ -13,7 +13,7 @@ LINES_MAX: Final = 500
 """A plan that says more is not read by anybody."""
 
 
-class Line(Struct, frozen=True):
+class Line(Struct, frozen=True, gc=False):
     """A sentence; `depth` counts the forwards before it."""
 
     depth: int

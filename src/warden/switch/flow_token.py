@@ -22,7 +22,7 @@ _MAC_BYTES: Final = 10
 """A forger has one try per message: 2**79 of them for an even chance."""
 
 
-class Reach(Struct, frozen=True, array_like=True):
+class Reach(Struct, frozen=True, gc=False, array_like=True):
     """How a phone is reached: `key` tells its binding from others of the number, and stays when the phone registers
     anew; `transport` and `remote` are the flow that was in force when the token was made.
     """

@@ -3,6 +3,7 @@ decides about calls: that is the engine's.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import inf
 from typing import Final, assert_never
 
@@ -29,7 +30,7 @@ from warden.call.events import (
     UpdateFailed,
 )
 from warden.call.model import CALLER, Cause, Leg
-from warden.core.address import Address, Flow
+from warden.core.address import Address, Flow, Transport
 from warden.sdp.sdes import Policy, Sdes
 from warden.sdp.session import encode
 from warden.sip.dialog import dialog_as_uas, request_uri
@@ -224,21 +225,22 @@ class Legs:
         ours = self._advertised(flow)
         more: Fields = ()
         if leg.trunk is not None:
-            caller, callee, user, more = self.over_trunks.names(live, leg)
+            from_, to, user, more = self.over_trunks.names(live, leg)
+            caller, callee = str(from_), str(to)
         else:
             calling = call.calling
             user = escape_user(calling.number)
-            caller = NameAddr(Uri("sip", ours.host, user=user), call.caller_name if calling.id == CALLER else "")
+            caller = _party(ours.host, calling.number, call.caller_name if calling.id == CALLER else "")
             number = call.leg(leg_id).number
-            callee = NameAddr(Uri("sip", ours.host, user=escape_user(number)))
+            callee = _party(ours.host, number)
             # Not over trunks: a carrier knows nothing of extensions.
             more = diverted_fields(call, number, ours.host)
         contact = self._contact(user, flow)
         fields: list[tuple[str, str]] = [("Route", route) for route in leg.route]
         fields += (
             ("Max-Forwards", str(live.max_forwards)),
-            ("From", str(caller.with_tag(leg.local_tag))),
-            ("To", str(callee)),
+            ("From", f"{caller};tag={leg.local_tag}"),
+            ("To", callee),
             ("Call-ID", leg.call_id),
             ("CSeq", f"{leg.invite_cseq} INVITE"),
             ("Contact", contact),
@@ -445,12 +447,16 @@ class Legs:
         return self.settings.address_for(flow)
 
     def _contact(self, user: str, flow: Flow) -> str:
-        ours = self._advertised(flow)
-        uri = Uri(
-            "sip",
-            ours.host,
-            user=user or None,
-            port=ours.port,
-            params=(("transport", flow.transport.value),) if flow.transport.reliable else (),
-        )
-        return f"<{uri}>"
+        return _contact(*self._advertised(flow), user, flow.transport)
+
+
+@lru_cache(maxsize=4096)
+def _contact(host: str, port: int, user: str, transport: Transport) -> str:
+    params = (("transport", transport.value),) if transport.reliable else ()
+    return f"<{Uri('sip', host, user=user or None, port=port, params=params)}>"
+
+
+@lru_cache(maxsize=4096)
+def _party(host: str, number: str, name: str = "") -> str:
+    """A From or To value without a tag."""
+    return str(NameAddr(Uri("sip", host, user=escape_user(number)), name))

@@ -2,6 +2,7 @@
 
 import re
 from functools import lru_cache
+from operator import is_
 from typing import Final
 
 from msgspec import Struct
@@ -33,7 +34,7 @@ ROLLED_MAX: Final = 12
 """Counted sources that a side's record has: three directions, for who talks now and the three before."""
 
 
-class SipLeg(Struct, frozen=True, omit_defaults=True):
+class SipLeg(Struct, frozen=True, gc=False, omit_defaults=True):
     """One leg's SIP: its dialog and the keys of its transactions ("" where there is none under way).
 
     `target` and `route` say where a callee's INVITE goes, `flow` over what; `lookup` that `target` must be resolved
@@ -79,14 +80,14 @@ class SipLeg(Struct, frozen=True, omit_defaults=True):
     trunk: TrunkLeg | None = None
 
 
-class LegSrtp(Struct, frozen=True):
+class LegSrtp(Struct, frozen=True, gc=False):
     """What protects a leg's media."""
 
     leg: str
     sdes: Sdes
 
 
-class Snapshot(Struct, frozen=True):
+class Snapshot(Struct, frozen=True, gc=False):
     """A call as its store record: what a successor needs to go on with it, and nothing else."""
 
     schema: int
@@ -103,7 +104,7 @@ SNAPSHOTS: Final = Codec(Snapshot, SCHEMA)
 """Calls as records."""
 
 
-class _Media(Struct, frozen=True):
+class _Media(Struct, frozen=True, gc=False):
     schema: int
     session: Session | None
 
@@ -173,11 +174,7 @@ class LiveCall:
 
 def is_same(ours: tuple[object, ...], theirs: tuple[object, ...]) -> bool:
     """True where both hold the very same values; frozen values that are equal may still be two."""
-    return len(ours) == len(theirs) and all(map(_is, ours, theirs))
-
-
-def _is(a: object, b: object) -> bool:
-    return a is b
+    return len(ours) == len(theirs) and all(map(is_, ours, theirs))
 
 
 def session_of(live: LiveCall, settings: Settings) -> Session | None:
@@ -239,7 +236,7 @@ def _silence_s(call: Call, near: Leg, far: Leg, settings: Settings) -> float:
     if call.transfer is not None:
         # Who waits for somebody else may well be silent, and the referrer may have hung up.
         return 0.0
-    talk = all(_talks(leg.heard) for leg in (near, far))
+    talk = _talks(near.heard) and _talks(far.heard)
     return settings.rtp_timeout_s if talk else settings.rtp_hold_timeout_s
 
 
@@ -249,13 +246,18 @@ def _talks(sdp: str) -> bool:
 
 def _heard_callee(call: Call) -> Leg | None:
     """The callee whose media the caller is to hear."""
-    return call.leg(call.joined) if call.joined else next((leg for leg in call.callees if leg.heard), None)
+    if call.joined:
+        return call.leg(call.joined)
+    for leg in call.callees:
+        if leg.heard:
+            return leg
+    return None
 
 
 def _callee_srtp(live: LiveCall, callee: Leg | None) -> Sdes | None:
     """What protects the callee's side. As long as no callee has been heard, any may be speaking under its keys."""
-    if callee is not None:
-        return live.srtp.get(callee.id)
+    if callee is not None or not live.srtp:
+        return None if callee is None else live.srtp.get(callee.id)
     return next((srtp for leg in live.call.callees if (srtp := live.srtp.get(leg.id)) is not None), None)
 
 
@@ -281,7 +283,7 @@ def _playing(live: LiveCall) -> Playing | None:
     return Playing(f"clock {agreed.codec}", clips, agreed.codec, agreed.payload_type)
 
 
-class _Peer(Struct, frozen=True):
+class _Peer(Struct, frozen=True, gc=False):
     """What one stream of a side is told of its peer."""
 
     remote: Address | None

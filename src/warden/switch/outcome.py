@@ -8,7 +8,7 @@ from warden.sip.uri import Uri
 from warden.store.ports import Write
 
 
-class Lookup(Struct, frozen=True):
+class Lookup(Struct, frozen=True, gc=False):
     """A callee's URI to be resolved (RFC 3263) before its leg can be dialled."""
 
     call: str
@@ -16,14 +16,14 @@ class Lookup(Struct, frozen=True):
     uri: Uri
 
 
-class TrunkLookup(Struct, frozen=True):
+class TrunkLookup(Struct, frozen=True, gc=False):
     """A trunk's target to be resolved (RFC 3263): all its addresses are wanted."""
 
     trunk: str
     uri: Uri
 
 
-class Change(Struct, frozen=True):
+class Change(Struct, frozen=True, gc=False):
     """Extension `number` has dialled a feature code: its setting `field` is to be `to` from now on, and the caller
     waits to hear that it is.
     """

@@ -55,7 +55,7 @@ REGISTRATION_RETRY_S_MAX: Final = 300
 """A phone that comes later than this would be missed; it is told this much and tries in vain once more."""
 
 
-class OverloadRules(Struct, frozen=True):
+class OverloadRules(Struct, frozen=True, gc=False):
     """From the configuration: most per second, whatever the load (0: as many as the node bears)."""
 
     enabled: bool = True

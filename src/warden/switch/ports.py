@@ -35,7 +35,7 @@ class PortPool:
         free = self._free
         if len(free) < count or free[count - 1][1] > now:
             raise PortsExhausted(f"rtp: fewer than {count} of {self.size} port pairs are free")
-        taken = tuple(free.popleft()[0] for _ in range(count))
+        taken = tuple([free.popleft()[0] for _ in range(count)])
         self._taken.update(taken)
         return taken
 

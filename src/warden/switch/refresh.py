@@ -25,7 +25,14 @@ class Refreshes:
 
     def deadline(self, live: LiveCall) -> float | None:
         """When the call wants `tick`."""
-        return min((timer.due_at for _, timer in _running(live)), default=None)
+        earliest: float | None = None
+        if live.call.phase is Phase.UP:
+            legs = live.legs
+            for leg in live.call.legs:
+                timer = legs[leg.id].timer if leg.phase is LegPhase.UP else None
+                if timer is not None and (earliest is None or timer.due_at < earliest):
+                    earliest = timer.due_at
+        return earliest
 
     def tick(self, now: float, live: LiveCall) -> list[Event]:
         """Refresh what is due; the sessions that are over for want of a refresh are lost."""

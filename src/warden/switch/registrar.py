@@ -23,7 +23,7 @@ PATHS_MAX: Final = 8
 """Path values kept per binding: more proxies than any network has between phone and registrar."""
 
 
-class Binding(Struct, frozen=True, omit_defaults=True):
+class Binding(Struct, frozen=True, gc=False, omit_defaults=True):
     """One contact of an address of record.
 
     `flow` is where the REGISTER came from. `direct` is True where the contact's own address can be trusted to reach
@@ -43,7 +43,7 @@ class Binding(Struct, frozen=True, omit_defaults=True):
     user_agent: str = ""
 
 
-class Limits(Struct, frozen=True):
+class Limits(Struct, frozen=True, gc=False):
     """Bounds of the registrar, seconds and contacts per address of record."""
 
     min_expires_s: int
@@ -52,7 +52,7 @@ class Limits(Struct, frozen=True):
     contacts_max: int
 
 
-class Registration(Struct, frozen=True):
+class Registration(Struct, frozen=True, gc=False):
     """What came of a REGISTER: the bindings as they shall be (unchanged where `status` is no 200), and the response.
     `moved` names the flows over which a phone was reached before, where it came over another one now.
     """
@@ -64,7 +64,7 @@ class Registration(Struct, frozen=True):
     moved: tuple[Flow, ...] = ()
 
 
-class Bound(Struct, frozen=True):
+class Bound(Struct, frozen=True, gc=False):
     """The bindings of one address of record, as its store record."""
 
     schema: int

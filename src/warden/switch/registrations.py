@@ -45,7 +45,10 @@ class Registrations:
 
     def find_flows(self, now: float, number: str) -> list[Binding]:
         """One binding for each phone of a number, the most wanted first."""
-        flows = flows_of(live(self.bindings.get(number, NOTHING), now), self._is_gone)
+        bindings = self.bindings.get(number, NOTHING)
+        if len(bindings) <= 1:
+            return [binding for binding in bindings if binding.expires_at > now]
+        flows = flows_of(live(bindings, now), self._is_gone)
         return sorted(flows, key=lambda binding: -binding.q)
 
     def register(self, now: float, number: str, request: Request, flow: Flow) -> Registration:

@@ -30,7 +30,7 @@ _NO_SETTINGS: Final = User()
 _ON_BEHALF: Final = {Why.BUSY: "is busy", Why.NO_ANSWER: "does not answer", Why.UNREACHABLE: "has no phone registered"}
 
 
-class Asked(Struct, frozen=True):
+class Asked(Struct, frozen=True, gc=False):
     """What is to be routed: `to` is a number as dialled (decoded), or a destination of the dialplan. `by` is the
     extension in whose name it is asked, whose class of service counts; "" where it is nobody's. `visited` is where the
     call has been. `now` is in seconds since the epoch, `utc_offset_s` that of the place, `ring_s` how long a phone
@@ -47,7 +47,7 @@ class Asked(Struct, frozen=True):
     chance: str = ""
 
 
-class Way(Struct, frozen=True):
+class Way(Struct, frozen=True, gc=False):
     """The steps of a call, or why there are none."""
 
     steps: tuple[Step, ...] = ()

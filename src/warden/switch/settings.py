@@ -8,7 +8,7 @@ from warden.core.address import Address, Flow, Transport
 from warden.sip.session_timer import Wish
 
 
-class BanRules(Struct, frozen=True):
+class BanRules(Struct, frozen=True, gc=False):
     """From the configuration: `failures` within `window_s` lead to a ban of the first of `durations_s`, and each within
     a day after its end to the next of them.
     """
@@ -19,7 +19,7 @@ class BanRules(Struct, frozen=True):
     durations_s: tuple[float, ...] = (600.0, 3_600.0, 86_400.0)
 
 
-class V6(Struct, frozen=True):
+class V6(Struct, frozen=True, gc=False):
     """Our addresses for peers that speak IPv6, beside IPv4 ones: as in `Settings`."""
 
     advertised: Mapping[Transport, Address]
@@ -27,7 +27,7 @@ class V6(Struct, frozen=True):
     media_bind: str
 
 
-class Settings(Struct, frozen=True):
+class Settings(Struct, frozen=True, gc=False):
     """Built by the node from the configuration. Times in seconds. `advertised` is what peers are told as our address,
     by transport; `media_host` the address in the SDP, `media_bind` the one that ports are bound on; `v6` the same for
     peers that speak IPv6, where that is another. `seats` are the cluster's by name, where it has a list of them.

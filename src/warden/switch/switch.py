@@ -155,6 +155,7 @@ class Switch:
             lambda number: is_emergency(number, self.directory),
         )
         self.guard = Guard(settings.bans, bans, settings.seat, settings.node)
+        self._written = (self._records.writes, self._registrations.writes, self.aside.writes, self.guard.writes)
 
     @property
     def bindings(self) -> Mapping[str, tuple[Binding, ...]]:
@@ -642,22 +643,25 @@ class Switch:
 
     def _outcome(self, now: float) -> Outcome:
         self._calls.settle_touched(now)
-        sends = [x for x in self._legs.outputs if isinstance(x, Send)]
-        self._legs.outputs.clear()
-        writes = [*self._records.writes, *self._registrations.writes, *self.aside.writes, *self.guard.writes]
+        said = self._legs.outputs
+        sends = [x for x in said if type(x) is Send]
+        said.clear()
+        writes: list[Write] = []
+        for made in self._written:
+            if made:
+                writes += made
+                made.clear()
         lookups: list[Lookup | TrunkLookup | Change] = [*self._calls.lookups, *self._hunting.changes]
         if self.trunks.has_something_to_do:
             sends += [x for x in self.trunks.outputs if isinstance(x, Send)]
             writes += self.trunks.writes
             lookups += self.trunks.lookups
             self.trunks.clear()
-        self._records.writes.clear()
-        self._registrations.writes.clear()
-        self.aside.writes.clear()
-        self.guard.writes.clear()
         outcome = Outcome(writes, self._calls.orders, sends, lookups)
-        self._calls.orders, self._calls.lookups = [], []
-        self._hunting.changes.clear()
+        self._calls.orders = []
+        if lookups:
+            self._calls.lookups = []
+            self._hunting.changes.clear()
         return outcome
 
 

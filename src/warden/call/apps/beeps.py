@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 
-class Beeps(Struct, frozen=True, tag="beeps"):
+class Beeps(Struct, frozen=True, gc=False, tag="beeps"):
     """`tones` are played in order, each (Hz, ms); 0 Hz is a pause."""
 
     tones: tuple[tuple[int, int], ...]

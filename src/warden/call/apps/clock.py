@@ -8,7 +8,7 @@ TIMES_SAID = 2
 """Once may be missed while the phone is on its way to the ear."""
 
 
-class Clock(Struct, frozen=True, tag="clock"):
+class Clock(Struct, frozen=True, gc=False, tag="clock"):
     """`prompts` are the names of the prompts to play, in order; "" is a pause."""
 
     prompts: tuple[str, ...]

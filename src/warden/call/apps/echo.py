@@ -3,5 +3,5 @@
 from msgspec import Struct
 
 
-class Echo(Struct, frozen=True, tag="echo"):
+class Echo(Struct, frozen=True, gc=False, tag="echo"):
     """Every packet goes back to where it came from. Any codec will do, since nothing is decoded."""

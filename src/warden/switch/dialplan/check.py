@@ -23,14 +23,14 @@ Node = tuple[str, str]
 """An item by kind and name."""
 
 
-class Fault(Struct, frozen=True, order=True):
+class Fault(Struct, frozen=True, gc=False, order=True):
     """What is wrong, beginning with the item that it is wrong with."""
 
     text: str
     grave: bool = False
 
 
-class Edge(Struct, frozen=True):
+class Edge(Struct, frozen=True, gc=False):
     """One item leads to another. `how` says by what; `always`: whatever becomes of the call."""
 
     to: Node

@@ -27,7 +27,7 @@ class When(StrEnum):
     HOLIDAY = "holiday"
 
 
-class Span(Struct, frozen=True):
+class Span(Struct, frozen=True, gc=False):
     """Hours of some days of the week (0 is Monday), in minutes; an end before the beginning is on the next day."""
 
     days: frozenset[int]
@@ -35,7 +35,7 @@ class Span(Struct, frozen=True):
     to_min: int
 
 
-class Holiday(Struct, frozen=True):
+class Holiday(Struct, frozen=True, gc=False):
     """A range of days, each (year, month, day); year 0 is every year."""
 
     first: tuple[int, int, int]

@@ -39,7 +39,7 @@ Patterns = Annotated[tuple[str, ...], Meta(max_length=PATTERNS_MAX)]
 RingS = Annotated[int, Meta(ge=1, le=RING_S_MAX)]
 
 
-class Route(Struct, frozen=True, omit_defaults=True):
+class Route(Struct, frozen=True, gc=False, omit_defaults=True):
     """Numbers of `pattern` lead to `to`. Where that is empty the number, without its first `strip` characters and with
     `prepend` before it, is dialled again. An `emergency` route comes before extensions, classes and everything else.
     """
@@ -52,7 +52,7 @@ class Route(Struct, frozen=True, omit_defaults=True):
     note: Note = ""
 
 
-class Class(Struct, frozen=True, omit_defaults=True):
+class Class(Struct, frozen=True, gc=False, omit_defaults=True):
     """A class of service: what its extensions may dial. The narrowest pattern that fits decides; what none fits is
     allowed unless there is something in `allow`. The class of the name `default` is that of all who have no other.
     """
@@ -62,7 +62,7 @@ class Class(Struct, frozen=True, omit_defaults=True):
     note: Note = ""
 
 
-class Hours(Struct, frozen=True, omit_defaults=True):
+class Hours(Struct, frozen=True, gc=False, omit_defaults=True):
     """Leads to `then` in the opening hours, on holidays to `holiday` and else to `closed`. Without a destination the
     call is refused; without one for holidays they are as when it is closed.
     """
@@ -84,7 +84,7 @@ class Strategy(StrEnum):
     BY_WEIGHT = "by_weight"
 
 
-class Member(Struct, frozen=True, omit_defaults=True):
+class Member(Struct, frozen=True, gc=False, omit_defaults=True):
     """An extension in a group. `delay_s` is how much later it rings where all do, `weight` how much more often it is
     the first where that is drawn.
     """
@@ -94,7 +94,7 @@ class Member(Struct, frozen=True, omit_defaults=True):
     weight: Annotated[int, Meta(ge=1, le=100)] = 1
 
 
-class Group(Struct, frozen=True, omit_defaults=True):
+class Group(Struct, frozen=True, gc=False, omit_defaults=True):
     """Several extensions ring: all for `ring_s`, or one after the other, each so long. `then` is where the call goes
     when none of them takes it.
     """
@@ -106,7 +106,7 @@ class Group(Struct, frozen=True, omit_defaults=True):
     note: Note = ""
 
 
-class Outbound(Struct, frozen=True, omit_defaults=True):
+class Outbound(Struct, frozen=True, gc=False, omit_defaults=True):
     """Numbers go out over the first of `trunks` that can be used, without their first `strip` characters and with
     `prepend` before them. A route leads here.
     """
@@ -117,7 +117,7 @@ class Outbound(Struct, frozen=True, omit_defaults=True):
     note: Note = ""
 
 
-class Inbound(Struct, frozen=True, omit_defaults=True):
+class Inbound(Struct, frozen=True, gc=False, omit_defaults=True):
     """Calls from outside to numbers of `pattern`, over `trunk` or over any, lead to `to`. Where that is empty they lead
     to the extension whose number is what is called without its first `strip` characters, with `prepend` before it.
     """
@@ -130,7 +130,7 @@ class Inbound(Struct, frozen=True, omit_defaults=True):
     note: Note = ""
 
 
-class User(Struct, frozen=True, omit_defaults=True):
+class User(Struct, frozen=True, gc=False, omit_defaults=True):
     """An extension's settings: where its calls go always, when it is busy, does not answer within `no_answer_s` or has
     no phone registered; and whether it does not want to be disturbed.
     """

@@ -24,7 +24,7 @@ _WILD: Final = {".": 100, "!": 101}
 """How wide the two ends are: wider than any set, and `!` wider than `.`."""
 
 
-class Pattern(Struct, frozen=True):
+class Pattern(Struct, frozen=True, gc=False):
     """A pattern that has been read. `places` are the characters that each place may have; `end` is `.`, `!` or ""."""
 
     text: str
@@ -91,7 +91,7 @@ def _digits(text: str, inside: str) -> str:
     return "".join(sorted(found))
 
 
-class Matcher(Struct, frozen=True):
+class Matcher(Struct, frozen=True, gc=False):
     """Finds the first of many patterns that fits, in one go: a dialplan may have hundreds of routes."""
 
     names: tuple[str, ...] = ()

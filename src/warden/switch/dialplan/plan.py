@@ -27,7 +27,7 @@ from warden.switch.trunks.trunk import Trunk
 B = TypeVar("B", bound=Body)
 
 
-class Dialplan(Struct, frozen=True):
+class Dialplan(Struct, frozen=True, gc=False):
     """Items by name. `routes`, `emergency` (the emergency ones among them) and `inbounds` stand in the order in which
     they count. `unread` says of each item that could not be read why; calls are carried as if it were not there.
     """

@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 
-class TrunkLeg(Struct, frozen=True, omit_defaults=True):
+class TrunkLeg(Struct, frozen=True, gc=False, omit_defaults=True):
     """`trunk` is its name. `tries` counts the proofs that were sent for the INVITE; `proof` is the field of the last
     one, which its ACK repeats (RFC 3261 section 13.2.2.4).
     """

@@ -28,7 +28,7 @@ TRIES_MAX: Final = 2
 """Proofs for one INVITE: one, and one more where its nonce went stale in between."""
 
 
-class Over(Struct, frozen=True):
+class Over(Struct, frozen=True, gc=False):
     """A call over a trunk is to go here. `has_more`: the trunk has other addresses."""
 
     line: Line

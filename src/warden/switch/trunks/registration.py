@@ -28,7 +28,7 @@ ANSWER_S: Final = 8.0
 """How long an answer is waited for before another target is asked."""
 
 
-class Registration(Struct, frozen=True, omit_defaults=True):
+class Registration(Struct, frozen=True, gc=False, omit_defaults=True):
     """Times are seconds since the epoch, UTC. `until` is the end of what the carrier has granted (0 for nothing),
     `due` when the carrier is to be asked next; while it is being asked, when that has failed.
     """

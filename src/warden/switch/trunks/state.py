@@ -13,7 +13,7 @@ from warden.switch.trunks.trunk import Trunk
 SCHEMA: Final = 1
 
 
-class TrunkRecord(Struct, frozen=True, omit_defaults=True):
+class TrunkRecord(Struct, frozen=True, gc=False, omit_defaults=True):
     """A trunk as a record of its seat. `flows` are its targets as they were resolved last, so that it works at once
     where DNS is away; `registration` is there at the one seat that registers it.
     """
@@ -52,7 +52,7 @@ class Target:
         return self.is_up is not False and now >= self.avoid_until
 
 
-class TargetStatus(Struct, frozen=True):
+class TargetStatus(Struct, frozen=True, gc=False):
     """A target as people see it. `up` is None while nobody knows."""
 
     address: str
@@ -61,7 +61,7 @@ class TargetStatus(Struct, frozen=True):
     why: str
 
 
-class TrunkStatus(Struct, frozen=True):
+class TrunkStatus(Struct, frozen=True, gc=False):
     """A trunk as people see it, at one seat. `registered` is None where this seat does not register it; `up` where a
     call would be tried. `error` is the last sentence about what is wrong, "" where nothing is.
     """

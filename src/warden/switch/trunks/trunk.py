@@ -31,7 +31,7 @@ class Identity(StrEnum):
     RPID = "rpid"
 
 
-class Trunk(Struct, frozen=True, omit_defaults=True):
+class Trunk(Struct, frozen=True, gc=False, omit_defaults=True):
     """One trunk. Its `name` is that of its item, and not in it.
 
     `targets` are hosts with an optional port and transport ("sip.example.net", "192.0.2.1:5080;transport=tcp"), tried
