@@ -20,7 +20,7 @@ CALLS_DELAY_S: Final = 0.1
 """From this one on fewer calls: it adds little to the half second after which phones say everything again."""
 CALLS_LESS: Final = 0.85
 """What is let in after a sample above the bound, in parts of what was. In small steps, so that much is served."""
-REGISTRATIONS_LESS: Final = 0.5
+REGISTRATIONS_LESS: Final = 0.6
 """The same for registrations: they make room first, and at once, so that calls need not."""
 FIRST_LESS: Final = 0.7
 """The same the first time: what was let in while the queue grew was too much."""
@@ -28,6 +28,12 @@ MORE_PER_S: Final = 1.0
 """How much more is let in each second below the bound where the processor is idle; near to nothing where it has no idle
 time, since what is let in now has its work still before it."""
 LEAST_MORE_PER_S: Final = 0.1
+BACK_PER_S: Final = 4.0
+"""How fast what was let in when it was last too much is let in again, in parts of what is missing each second: it was
+only just too much, or the processor had been somebody else's for a moment. Without this a node that loses its processor
+now and then never comes up again: each pause costs half, and a second gives a tenth."""
+CEILING_LESS: Final = 0.85
+"""What is left of that where even less is too much: one pause of the processor may be seen twice."""
 USED: Final = 0.7
 """Only who uses so much of what is let in is let in more: else nothing would be learned by it."""
 BUSY_S: Final = 1.0
@@ -76,6 +82,7 @@ class Limiter:
         self.level = 0.0
         self.rate = rate_max
         self.proven_per_s = rate_min
+        self._ceiling = rate_min
         self._delay_s = delay_s
         self._less = less
         self._burst_s = burst_s
@@ -121,14 +128,19 @@ class Limiter:
         if delay_s > self._delay_s:
             if self.rate == inf:
                 self.proven_per_s = max(self._rate_min, self._admitted_per_s / 2)
-                self._set_rate(now, self._admitted_per_s * FIRST_LESS)
+                self._ceiling = self._admitted_per_s * FIRST_LESS
+                self._set_rate(now, self._ceiling)
             elif refused or self.rate > self._admitted_per_s:
-                self._set_rate(now, min(self.rate, max(self._admitted_per_s, self.rate / 2)) * self._less)
+                let_in = min(self.rate, max(self._admitted_per_s, self.rate / 2))
+                self._ceiling = max(let_in, self._ceiling * CEILING_LESS)
+                self._set_rate(now, let_in * self._less)
         elif self.rate < self._rate_max:
             if now - self._refused_at > CALM_S:
                 self._set_rate(now, self._rate_max)
             elif delay_s < self._delay_s / 2 and self._admitted_per_s > self.rate * USED:
-                self._set_rate(now, self.rate * (1 + elapsed_s * max(LEAST_MORE_PER_S, MORE_PER_S * (1 - busy))))
+                more = self.rate * (1 + elapsed_s * max(LEAST_MORE_PER_S, MORE_PER_S * (1 - busy)))
+                back = self.rate + (self._ceiling - self.rate) * min(1.0, BACK_PER_S * elapsed_s)
+                self._set_rate(now, max(more, back))
 
     def _set_rate(self, now: float, rate: float) -> None:
         if self.rate == inf:
@@ -167,6 +179,8 @@ class Overload:
         which the loop was at work.
         """
         self._delays.append(delay_s)
+        if not self._sampled_at:
+            self._sampled_at = now
         if len(self._delays) < STANDING_SAMPLES or now <= self._sampled_at or not self._rules.enabled:
             return
         elapsed_s, self._sampled_at = now - self._sampled_at, now
