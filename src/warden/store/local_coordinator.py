@@ -5,11 +5,13 @@ machine, so leases of an earlier boot are over: whoever held them died with it.
 """
 
 import asyncio
+import fcntl
+import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -180,7 +182,7 @@ class LocalCoordinator:
             # The clock is read once nobody else can change anything: an order of transactions is one of times.
             answer = work(connection, time.monotonic())
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             self._let_go()
             raise Unavailable(f"{self._path}: {error}") from error
         return answer
@@ -191,10 +193,24 @@ class LocalCoordinator:
             self._connection = None
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Nodes that start at once open a new file one after the other: who changes its journal does not wait for others
+    that do, but is told that it is locked (SQLite waits only where it is sure that nobody waits for it).
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
+        with _alone_in(path.parent):
+            connection.execute("PRAGMA journal_mode = WAL")
         # A power cut may lose the last commits. It ends every node of the machine too, and what it cost in epochs
         # their seat stores know: `at_least`.
         connection.execute("PRAGMA synchronous = NORMAL")
