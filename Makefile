@@ -59,8 +59,9 @@ sim: install ## a cluster in virtual time under SEEDS=10000 sets of faults, on a
 docs: install ## the pages that are written from the source
 	@$(bin)/python -m warden.config.document >docs/configuration.md
 
-golden: .venv/test-is-installed ## tests/unit/golden: one store record per state, as this version writes them
+golden: .venv/test-is-installed ## one store record per state, and the files of a cluster, as this version writes them
 	@$(bin)/python -m tests.unit.golden.records
+	@$(bin)/python tests/unit/ops/ha/ha_clusters.py
 
 pins: install ## requirements/*.txt from pyproject.toml and requirements/*.in
 	@scripts/make-pins.sh $(ARGS)

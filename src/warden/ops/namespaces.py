@@ -485,7 +485,7 @@ def _seat_settings(seats: Mapping[str, Address], order: Mapping[str, Sequence[st
 
 
 def _keepalived_conf(name: str, home: Path, seats: Mapping[str, Address], order: Mapping[str, Sequence[str]]) -> str:
-    """As `deploy/keepalived.conf` has it, for all seats."""
+    """As `warden ha render` makes it, for all seats."""
     parts = [
         f"""\
 global_defs {{
