@@ -278,7 +278,7 @@ class HighAvailability(Section):
     failover_timeout: Seconds = 30
     """Of the guide; has no effect. A node counts as gone when its lease ends (`lease_ttl`), or when keepalived says so."""  # noqa: E501
     auto_recovery: bool = True
-    """A node that comes back gets the seats again of which it is the first successor, with their calls. `false`: only by `warden handover`."""  # noqa: E501
+    """A node that comes back, or was late at the first start, gets the seats of which it is the first successor, with their calls. `false`: only by `warden handover`."""  # noqa: E501
     auto_recovery_delay: Seconds = 30
     """Seconds that it must have been steady before."""
     seats: Annotated[tuple[SeatSetting, ...], Field(max_length=256)] = ()

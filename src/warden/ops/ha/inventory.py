@@ -161,9 +161,6 @@ class Cluster(Section):
     """First and last port for audio."""
     postgresql_version: Annotated[int, Field(ge=15, le=18)] = 15
     """As packaged: 15 on Debian 12, 16 on Ubuntu 24.04, 17 where PostgreSQL's own packages are used."""
-    database_failover: Literal["patroni", "manual"] | None = None
-    """Who promotes a standby when the leading database is gone: Patroni by itself, or a person (`pbx-promote-database`
-    on the standby's host). Not set: `manual` for `active-passive`, else `patroni`."""
     database_memory_mb: Annotated[int, Field(ge=32, le=1_000_000)] = 1024
     """PostgreSQL's shared_buffers: about a quarter of a host's memory."""
     time_servers: Annotated[tuple[Text, ...], Field(min_length=1, max_length=8)] = ("0.pool.ntp.org", "1.pool.ntp.org")
@@ -190,11 +187,6 @@ class Cluster(Section):
     def has_cluster_redis(self) -> bool:
         """Redis Cluster, else one master with Sentinels."""
         return self.option == "active-active"
-
-    @property
-    def has_patroni(self) -> bool:
-        """The database's leader is found by Patroni."""
-        return (self.database_failover or ("manual" if self.option == "active-passive" else "patroni")) == "patroni"
 
     @property
     def moving(self) -> dict[str, str]:

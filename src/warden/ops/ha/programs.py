@@ -121,7 +121,7 @@ def _warden(asked: Asked, texts: Texts) -> None:
 
 def _haproxy(asked: Asked, program: str, file: str, text: str, _: str) -> None:
     folder = asked.folder()
-    (folder / "pbx.pem").write_bytes(_certificate())
+    (folder / "pbx.pem").write_bytes(certificate())
     copy = folder / "haproxy.cfg"
     copy.write_text(re.sub(r"\bcrt \S+", f"crt {folder / 'pbx.pem'}", text))
     done = _run(program, "-c", "-f", str(copy))
@@ -333,7 +333,7 @@ def _lines(done: subprocess.CompletedProcess[str]) -> Iterator[str]:
     return (" ".join(line.split()) for line in (done.stdout + done.stderr).splitlines() if line.strip())
 
 
-def _certificate() -> bytes:
+def certificate() -> bytes:
     """For HAProxy to have one: signed by itself, good for a day."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "warden")])

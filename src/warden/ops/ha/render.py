@@ -83,18 +83,15 @@ def _files_of(cluster: Cluster, host: Host) -> Iterator[tuple[Any, ...]]:
         yield "etc/warden/config.yml", "config.yml", 0o644
         yield "etc/warden/environment", "environment", SECRET
         yield "etc/systemd/system/pbx.service", "pbx.service", 0o644
+        yield "usr/local/bin/warden", "warden.sh", 0o755
     if instances_of(cluster, host):
         yield "etc/keepalived/keepalived.conf", "keepalived.conf", 0o644
         yield "etc/systemd/system/keepalived.service.d/pbx.conf", "keepalived-dropin.conf", 0o644
     if "balancer" in roles:
         yield "etc/haproxy/haproxy.cfg", "haproxy.cfg", 0o644
-    if "database" in roles and cluster.has_patroni:
+    if "database" in roles:
         yield "etc/patroni/config.yml", "patroni.yml", SECRET, "postgres:postgres"
         yield "etc/patroni/post-init", "patroni-post-init", 0o700, "postgres:postgres"
-    elif "database" in roles:
-        folder = f"etc/postgresql/{cluster.postgresql_version}/main"
-        yield f"{folder}/conf.d/pbx.conf", "postgresql.conf", 0o644
-        yield f"{folder}/pg_hba.conf", "pg_hba.conf", 0o640, "postgres:postgres"
     if roles & {"etcd", "witness"}:
         yield "etc/default/etcd", "etcd", 0o644
     if "redis" in roles:
@@ -166,7 +163,6 @@ def _values(cluster: Cluster, secrets: Secrets, host: Host) -> dict[str, Any]:
         "is_balancer": "balancer" in host.roles,
         "is_database": "database" in host.roles,
         "has_redis": "redis" in host.roles,
-        "has_patroni": cluster.has_patroni,
         "program": program(cluster),
         "data": cluster.paths.data,
         "pool_size": POOL[0],

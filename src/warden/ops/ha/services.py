@@ -43,6 +43,8 @@ def services(cluster: Cluster) -> tuple[Service, ...]:
         Service("HTTPS", ("balancer",), "tcp", "443", ("operators", "inside")),
         Service("HAProxy's statistics", ("balancer",), "tcp", "8404", ("operators", "inside", "monitor")),
         Service("PostgreSQL", ("database",), "tcp", "5432", ("inside",)),
+        Service("Patroni", ("database",), "tcp", "8008", ("inside", "monitor")),
+        Service("PostgreSQL's leader", ("balancer",), "tcp", "5000", ("inside",)),
         Service("Redis", ("redis",), "tcp", "6379", ("inside",)),
         Service("etcd", ("etcd", "witness"), "tcp", "2379-2380", ("inside",)),
         Service("SSH", everywhere, "tcp", "22", ("operators",)),
@@ -53,11 +55,6 @@ def services(cluster: Cluster) -> tuple[Service, ...]:
         Service("Redis exporter", ("redis",), "tcp", "9121", ("monitor",)),
         Service("PostgreSQL exporter", ("database",), "tcp", "9187", ("monitor",)),
     ]  # fmt: skip
-    if cluster.has_patroni:
-        found += [
-            Service("Patroni", ("database",), "tcp", "8008", ("inside", "monitor")),
-            Service("PostgreSQL's leader", ("balancer",), "tcp", "5000", ("inside",)),
-        ]
     if cluster.has_cluster_redis:
         found += [
             Service("Redis replica", ("redis",), "tcp", "6380", ("inside",)),
