@@ -19,6 +19,7 @@ from warden.core.errors import ConfigError
 from warden.ops.drills.catalog import CATALOG
 from warden.ops.drills.report import Report, Verdict
 from warden.ops.drills.stage import Say, Size
+from warden.ops.ha.inventory import Option
 
 STYLES: Final = {Verdict.OK: "green", Verdict.FAILED: "red", Verdict.UNKNOWN: "yellow"}
 CALLS_MAX: Final = 1800
@@ -47,6 +48,7 @@ def list_drills(*, as_json: AsJson = False) -> None:
 @app.command
 def run(
     *names: str,
+    option: Annotated[Option | None, Parameter(help="All drills of the deployment guide's option, in a lab.")] = None,
     short: Annotated[bool, Parameter(negative="", help="Each at a size that takes seconds.")] = False,
     calls: Annotated[Count, Parameter(help="Calls (beside traffic: those that stand).")] = None,
     measured: Annotated[Count, Parameter(help="Of these, how many speak in every 20 ms.")] = None,
@@ -61,11 +63,14 @@ def run(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Run the drills NAMES, or all of them; about a minute each.
+    """Run the drills NAMES, or all that need no lab; about a minute each.
 
     Needs redis-server (`stores` PostgreSQL as well), no root and no network. The exit code is 1 where a promise was
     broken, or could not be shown to be kept.
     """
+    chosen = names or tuple(
+        name for name in CATALOG if name.startswith(f"{option}/" if option else "") and ("/" in name) == bool(option)
+    )
     unknown = [name for name in names if name not in CATALOG]
     if unknown:
         raise ConfigError(
@@ -77,7 +82,7 @@ def run(
     given = {name: value for name, value in changes.items() if value is not None}
     console = Console(stderr=as_json, highlight=False)
     reports = []
-    for name in names or CATALOG:
+    for name in chosen:
         drill, _ = CATALOG[name]
         size = replace(drill.short if short else drill.full, **given)
         try:

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from warden.core.errors import WardenError
 from warden.ops.ha.inventory import Option
-from warden.ops.ha.starter import starter
 from warden.ops.lab.host import Host, State
+from warden.ops.lab.hosted import small
 from warden.ops.lab.lab import FOLDER, Lab
 
 app = App(name="lab", help="A whole cluster on this machine, every host in namespaces of its own (needs root).")
@@ -46,11 +46,6 @@ async def up(
         sys.stderr.write(f"what came up is left for you to look at; `warden lab down --folder {folder}` removes it\n")
         raise
     sys.stdout.write(f"phones: ip netns exec {lab.phones} COMMAND (address {lab.phones_address})\n")
-
-
-def small(option: Option) -> str:
-    """The option's cluster as it fits on one machine."""
-    return starter(option) + "\ndatabase_memory_mb: 64\n"
 
 
 @app.command

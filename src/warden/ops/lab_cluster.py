@@ -71,6 +71,25 @@ class _Registrations(msgspec.Struct):
     next: str | None
 
 
+def lines_of(log: Path, after: int) -> tuple[list[LogLine], int]:
+    """The whole lines of a node's log behind a place in it, and the place behind them."""
+    try:
+        with log.open("rb") as file:
+            file.seek(after)
+            data = file.read()
+    except FileNotFoundError:
+        return [], after
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = []
+    for line in whole.splitlines():
+        try:
+            lines.append(msgspec.json.decode(line, type=LogLine))
+        except msgspec.MsgspecError:
+            # No line of ours: a traceback, or a library's warning.
+            lines.append(LogLine(line.decode(errors="replace"), "raw"))
+    return lines, after + len(whole)
+
+
 class LabNode:
     """One node: its settings, its processes, its log."""
 
@@ -212,21 +231,7 @@ class LabNode:
 
     def new_lines(self) -> list[LogLine]:
         """What was logged since the last time."""
-        try:
-            with self._log.open("rb") as file:
-                file.seek(self._read)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read += len(whole)
-        lines = []
-        for line in whole.splitlines():
-            try:
-                lines.append(msgspec.json.decode(line, type=LogLine))
-            except msgspec.MsgspecError:
-                # No line of ours: a traceback, or a library's warning.
-                lines.append(LogLine(line.decode(errors="replace"), "raw"))
+        lines, self._read = lines_of(self._log, self._read)
         return lines
 
     def _signal_all(self, number: signal.Signals) -> None:

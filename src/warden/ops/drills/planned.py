@@ -20,6 +20,7 @@ from warden.ops.drills.stage import (
     talk_at,
 )
 from warden.ops.drills.traffic import Traffic
+from warden.ops.lab.hosted import HostedCluster
 from warden.ops.lab_cluster import LabCluster
 from warden.ops.namespaces import NamespaceCluster
 from warden.ops.nemesis import PLANNED_GAP_MS, Fault, Handover, SeatMove
@@ -32,7 +33,7 @@ ACROSS: Final = 3
 HEARD_S: Final = 2.0
 """How long the audio is listened to after each event."""
 
-AnyStage = Stage[LabCluster] | Stage[NamespaceCluster]
+AnyStage = Stage[LabCluster] | Stage[NamespaceCluster] | Stage[HostedCluster]
 
 HANDOVER: Final = Drill(
     "handover",
@@ -62,22 +63,32 @@ async def handover(size: Size, say: Say) -> Report:
     async with stage(HANDOVER, size, say, numbers(size)) as on:
         nodes = list(on.cluster.nodes)
         faults = [SeatMove(on.cluster, seat, nodes[(i + 1) % len(nodes)]) for i, seat in enumerate(on.seats)]
-        return await _under_load(on, size, faults)
+        return await under_load(on, size, faults)
 
 
 async def restart(size: Size, say: Say) -> Report:
     """Carry out `RESTART`. Raises `WardenError` where it cannot be."""
     async with stage(RESTART, size, say, numbers(size)) as on:
-        return await _under_load(on, size, [Handover(on.cluster, node) for node in on.cluster.nodes])
+        return await under_load(on, size, [Handover(on.cluster, node) for node in on.cluster.nodes])
 
 
 async def restart_keepalived(size: Size, say: Say) -> Report:
     """Carry out `RESTART_KEEPALIVED`. Raises `WardenError` where it cannot be."""
     async with stage_in_namespaces(RESTART_KEEPALIVED, size, say, numbers(size), "keepalived") as on:
-        return await _under_load(on, size, [Handover(on.cluster, node) for node in on.cluster.nodes])
+        return await under_load(on, size, [Handover(on.cluster, node) for node in on.cluster.nodes])
 
 
-async def _under_load(on: AnyStage, size: Size, faults: Sequence[Fault]) -> Report:
+async def under_load(
+    on: AnyStage,
+    size: Size,
+    faults: Sequence[Fault],
+    *,
+    gap_ms_max: float | None = PLANNED_GAP_MS,
+    lasts_s: float = HEARD_S,
+) -> Report:
+    """Let the faults happen in turn, under standing calls and new ones at a steady rate, each for `lasts_s` before it
+    is mended; the audio may be away for `gap_ms_max`, None where nothing is promised of it.
+    """
     pairs = people(on, size)
     await on.open()
     gaps: list[Gap] = []
@@ -90,7 +101,7 @@ async def _under_load(on: AnyStage, size: Size, faults: Sequence[Fault]) -> Repo
             on.checker.open_window()
             on.lateness.forget()
             await fault.strike()
-            await asyncio.sleep(HEARD_S)
+            await asyncio.sleep(lasts_s)
             # A node that comes back is part of the work, and must not be heard either.
             await fault.mend()
             await asyncio.sleep(SETTLED_S)
@@ -108,7 +119,7 @@ async def _under_load(on: AnyStage, size: Size, faults: Sequence[Fault]) -> Repo
         at_pace(offered, planned),
         exactly("call set-ups failed", len(traffic.failed), 0),
         exactly("calls dropped", dropped + len(traffic.dropped), 0),
-        silence(worst, late, max_ms=PLANNED_GAP_MS),
+        *([] if gap_ms_max is None else [silence(worst, late, max_ms=gap_ms_max)]),
         await on.cdrs(),
     ]
     setting = (

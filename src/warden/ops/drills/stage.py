@@ -5,7 +5,7 @@ import gc
 import resource
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Generic, TypeVar
 
@@ -15,6 +15,8 @@ from warden.core.errors import WardenError
 from warden.ops.checker import Checker
 from warden.ops.drills.lateness import Lateness
 from warden.ops.drills.report import Check, Report, Verdict, exactly, shortened
+from warden.ops.ha.inventory import Option
+from warden.ops.lab.hosted import HostedCluster, hosted_cluster
 from warden.ops.lab_cluster import LabCluster, LogLine, lab_cluster
 from warden.ops.ledger import CDR_S
 from warden.ops.namespaces import CLIENT, Driver, NamespaceCluster, namespace_cluster
@@ -31,9 +33,10 @@ SETTLED_S: Final = 2.0
 
 LOOK_S: Final = 0.2
 
-ClusterType = TypeVar("ClusterType", LabCluster, NamespaceCluster)
+ClusterType = TypeVar("ClusterType", LabCluster, NamespaceCluster, HostedCluster)
 Say = Callable[[str, str, bool], None]
 """(who, what, bad)"""
+Run = Callable[["Size", Say], Awaitable[Report]]
 
 
 class Size(Struct, frozen=True):
@@ -139,12 +142,24 @@ async def stage_in_namespaces(
 
 
 @asynccontextmanager
+async def stage_in_lab(
+    drill: Drill, size: Size, say: Say, numbers: Iterable[str], option: Option
+) -> AsyncIterator[Stage[HostedCluster]]:
+    """The option's cluster, each host with all its programs. Raises `WardenError`, also where that needs root."""
+    async with (
+        hosted_cluster(option) as cluster,
+        _on(drill, size, say, numbers, cluster, cluster.lab.phones_address) as stage,
+    ):
+        yield stage
+
+
+@asynccontextmanager
 async def _on(
     drill: Drill, size: Size, say: Say, numbers: Iterable[str], cluster: ClusterType, local_host: str
 ) -> AsyncIterator[Stage[ClusterType]]:
     _raise_file_limit()
     passwords = {number: secrets.token_urlsafe(18) for number in numbers}
-    say(drill.name, f"three nodes start, with {len(passwords):,} extensions", False)
+    say(drill.name, f"{len(cluster.nodes)} nodes start, with {len(passwords):,} extensions", False)
     await cluster.start(passwords)
     async with Town(list(cluster.seats.values()), passwords, local_host=local_host) as town:
         stage = Stage(drill, size, cluster, town, say)
@@ -158,7 +173,7 @@ async def _on(
             gc.unfreeze()
 
 
-async def _watch(cluster: LabCluster | NamespaceCluster) -> None:
+async def _watch(cluster: LabCluster | NamespaceCluster | HostedCluster) -> None:
     while True:
         cluster.look()
         await asyncio.sleep(LOOK_S)

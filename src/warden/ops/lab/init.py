@@ -75,7 +75,14 @@ class Init:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.units: dict[str, Unit] = {}
+        self._enabled = folder / "enabled"
         (folder / "log").mkdir(exist_ok=True)
+
+    def boot(self) -> None:
+        """Start all that was enabled before the power was gone."""
+        if self._enabled.exists():
+            for name in self._enabled.read_text().split():
+                self._start(name, again=False)
 
     def say(self, words: list[str]) -> tuple[int, str]:
         """What systemctl is told: its exit status, and what it prints."""
@@ -90,6 +97,10 @@ class Init:
         for name in names:
             if verb in ("start", "restart") or (verb == "enable" and "--now" in flags):
                 problem = self._start(name, again=verb == "restart")
+                if verb == "enable":
+                    self._enabled.touch()
+                    if name not in self._enabled.read_text().split():
+                        self._enabled.write_text(self._enabled.read_text() + name + "\n")
                 status, said = (1, said + problem + "\n") if problem else (status, said)
             elif verb in ("stop", "disable") and name in self.units:
                 self._stop(self.units[name], signal.SIGTERM)
@@ -279,7 +290,9 @@ def main(argv: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     socket.sethostname(name)
     make_disk(folder, checkout)
-    serve(Init(folder))
+    init = Init(folder)
+    init.boot()
+    serve(init)
 
 
 if __name__ == "__main__":

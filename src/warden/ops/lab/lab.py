@@ -107,7 +107,8 @@ class Lab:
 
     async def up(self, say: Say) -> None:
         """Have everything run. Raises `WardenError` with what did not come."""
-        await asyncio.to_thread(self._wire)
+        if not self.is_wired:
+            await asyncio.to_thread(self.wire)
         files = self.folder / "files"
         write(render(self.cluster, self.secrets, monitoring_files()), files)
         say(f"{len(self.hosts)} hosts are wired, their files rendered")
@@ -123,14 +124,18 @@ class Lab:
         say("accounts in etcd and Redis' cluster are made")
         await self.until(self._database_leads, "a database leads")
         say("a database leads")
-        for node in self.cluster.hosts_with("pbx"):
-            await self.until(lambda node=node: self._is_ready(node.name), f"{node.name} is ready")  # type: ignore[misc]
-        await self.until(self._seats_are_held, "every address is at one host")
+        await self.settled()
         say("all nodes are ready, every address is at one host")
         # They would go by themselves, half a minute later.
         for seat in self.cluster.seats:
             await self.until(lambda seat=seat: self._bring_home(seat), f"{seat.name} is at home")  # type: ignore[misc]
         say("every seat is at home")
+
+    async def settled(self, within_s: float = READY_S) -> None:
+        """Wait until every node could take calls, and every address is at one host. Raises `WardenError`."""
+        for node in self.cluster.hosts_with("pbx"):
+            await self.until(lambda node=node: self._is_ready(node.name), f"{node.name} is ready", within_s)  # type: ignore[misc]
+        await self.until(self._seats_are_held, "every address is at one host", within_s)
 
     async def _set_up(self, host: Host, files: Path) -> None:
         await host.start()
@@ -197,7 +202,13 @@ class Lab:
                     )
         return "\n".join(lines)
 
-    def _wire(self) -> None:
+    @property
+    def is_wired(self) -> bool:
+        """Its namespaces are there."""
+        return Path(f"/run/netns/{self._switch}").exists()
+
+    def wire(self) -> None:
+        """Make the namespaces and the cables between them. Raises `WardenError`."""
         ip("netns", "add", self._switch)
         wires = {"lan": self.cluster.network}
         if self.cluster.cluster_network is not None:
