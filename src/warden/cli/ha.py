@@ -117,7 +117,7 @@ def verify(out: Path, /, *, as_json: AsJson = False) -> int:
 @app.command(name="unit")
 def print_unit(
     *,
-    program: Annotated[str, Parameter(help="The `warden` command.")] = "/opt/PBX/.venv/bin/warden",
+    program: Annotated[str, Parameter(help="The `warden` command.")] = "/opt/PBX/current/bin/warden",
     data: Annotated[str, Parameter(help="The folder for its files.")] = "/var/lib/warden",
 ) -> None:
     """Print the systemd unit of a node."""

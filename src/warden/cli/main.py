@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "selftest": ("selftest:selftest", "Make a call between two test phones through the running node, and measure it."),
     "demo": ("demo:demo", "Run a cluster on this machine, let its nodes die under calls, and count what is lost."),
     "drill": ("drill:app", "Prove the promises, one by one, on a cluster that is made for it on this machine."),
+    "upgrade": ("upgrade:upgrade_cluster", "Change the version of all nodes of a cluster, one after the other."),
     "lab": ("lab:app", "A whole cluster on this machine, with the real programs around Warden."),
     "extension": ("extension:app", "Extensions: the users that phones register as."),
     "trunk": ("trunk:app", "Trunks: the ways to carriers and other exchanges."),

@@ -9,7 +9,7 @@ from warden.ops.drills.planned import numbers, under_load
 from warden.ops.drills.report import Report
 from warden.ops.drills.stage import Drill, Run, Say, Size, stage_in_lab
 from warden.ops.ha.inventory import Option
-from warden.ops.lab.faults import Cut, Deaf, Frozen, Killed, PlannedStop, PowerOff, StoresUnreachable
+from warden.ops.lab.faults import Cut, Deaf, Frozen, Killed, PlannedStop, PowerOff, StoresUnreachable, Upgrade
 from warden.ops.lab.hosted import HostedCluster
 from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS, Fault
 
@@ -44,6 +44,11 @@ KINDS: Final = (
         "rolling-restart", "P4: restarting Warden on all hosts, one by one, is not noticed",
         "`systemctl restart pbx` on each host in turn",
         lambda cluster: [PlannedStop(cluster, node) for node in cluster.nodes], PLANNED_GAP_MS,
+    ),
+    Kind(
+        "rolling-upgrade", "P4: another version on all hosts, and back, is not noticed",
+        "`warden upgrade` of the whole cluster to the next version, and then to the one before",
+        lambda cluster: [Upgrade(cluster, _first(cluster))], PLANNED_GAP_MS,
     ),
     Kind(
         "kill-warden", "P1: no answered call ends with the process that carries it",

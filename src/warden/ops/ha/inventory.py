@@ -119,9 +119,9 @@ class Paths(Section):
     """Where things are on the hosts."""
 
     warden: AbsolutePath = "/opt/PBX"
-    """Where Warden is installed: the command is bin/warden or .venv/bin/warden below it."""
+    """Where `make install-prod` puts Warden's versions."""
     program: AbsolutePath | None = None
-    """The command. Not set: .venv/bin/warden below `warden`."""
+    """The command. Not set: current/bin/warden below `warden`."""
     data: AbsolutePath = "/var/lib/warden"
     """Warden's files."""
 

@@ -134,7 +134,7 @@ def instances_of(cluster: Cluster, host: Host) -> tuple[Instance, ...]:
 
 def program(cluster: Cluster) -> str:
     """The `warden` command on the hosts."""
-    return cluster.paths.program or f"{cluster.paths.warden}/.venv/bin/warden"
+    return cluster.paths.program or f"{cluster.paths.warden}/current/bin/warden"
 
 
 def _values(cluster: Cluster, secrets: Secrets, host: Host) -> dict[str, Any]:

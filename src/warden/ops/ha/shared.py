@@ -1,12 +1,14 @@
 """Files of the repository that monitoring hosts get as they are: alert rules, and the dashboard."""
 
+import sys
 from pathlib import Path
 from typing import Final
 
 import warden
 from warden.ops.ha.render import File, Files
 
-ROOT: Final = Path(warden.__file__).parents[2]
+ROOTS: Final = (Path(warden.__file__).parents[2], Path(sys.prefix) / "share" / "warden")
+"""The repository, or where `make install-prod` puts them."""
 _PLACES: Final = {
     "prometheus/rules": "etc/prometheus/rules",
     "grafana/dashboards": "var/lib/grafana/dashboards",
@@ -14,9 +16,10 @@ _PLACES: Final = {
 }
 
 
-def monitoring_files(root: Path = ROOT) -> Files:
+def monitoring_files() -> Files:
     """By their paths on the host; empty where Warden was installed without its repository."""
     found = {}
+    root = next((root for root in ROOTS if (root / "prometheus").is_dir()), ROOTS[0])
     for here, there in _PLACES.items():
         for path in sorted((root / here).rglob("*")):
             if path.is_file() and path.suffix in {".yml", ".json"}:

@@ -6,15 +6,17 @@ import signal
 from contextlib import suppress
 from typing import Final
 
+import warden
 from warden.core.errors import WardenError
 from warden.ops.lab.host import Host
 from warden.ops.lab.hosted import HostedCluster
 from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS
+from warden.ops.upgrade import Places, upgrade
 
 UNHEARD_MS: Final = PLANNED_GAP_MS
 """What has nothing to do with audio must not be heard: three packets, as in planned work."""
 AGAIN_S: Final = 30.0
-LOSS_PERCENT: Final = 10
+PAUSE_S: Final = 1.0
 
 
 class HostFault:
@@ -69,6 +71,32 @@ class PlannedStop(HostFault):
     async def mend(self) -> None:
         """As `Fault.mend`."""
         await self.cluster.nodes[self.host.name].start()
+        await self.settled()
+
+
+class Upgrade(HostFault):
+    """`warden upgrade` of the whole cluster to another version, and back."""
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        super().__init__(cluster, host, "rolling upgrade from")
+        self.name = "rolling upgrade"
+        major, minor, _ = warden.__version__.split(".", 2)
+        self._next = f"{major}.{int(minor) + 1}.0"
+        self._places = Places(cluster.lab.cluster.paths.warden)
+
+    @property
+    def struck(self) -> list[str]:
+        """All seats move."""
+        return list(self.cluster.seats)
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        await self.cluster.lab.add_version(self._next)
+        await upgrade(self.cluster.lab, self._next, self._places, PAUSE_S, lambda _what: None)
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await upgrade(self.cluster.lab, warden.__version__, self._places, PAUSE_S, lambda _what: None)
         await self.settled()
 
 

@@ -9,6 +9,7 @@ disk /etc, /var, /opt and /usr/local are the machine's own with the host's chang
 
 import json
 import os
+import re
 import resource
 import selectors
 import shutil
@@ -244,8 +245,16 @@ def make_disk(folder: Path, checkout: Path) -> None:
         made = Path("/run") / name
         made.mkdir()
         subprocess.run(["chown", f"{user}:", str(made)], check=False, capture_output=True)
-    Path("/opt/PBX").mkdir(exist_ok=True)
-    _mount("--bind", str(checkout), "/opt/PBX")
+    # What `make install-prod` would have put there.
+    version = re.search(r'__version__ = "(.*)"', (checkout / "src/warden/__init__.py").read_text())
+    assert version is not None, "it is written there"
+    program = Path(f"/opt/PBX/versions/{version[1]}/bin/warden")
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.write_text(f'#!/bin/sh\nexec env PYTHONPATH={checkout / "src"} {sys.executable} -m warden "$@"\n')
+    program.chmod(0o755)
+    current = Path("/opt/PBX/current")
+    if not current.is_symlink():
+        current.symlink_to(f"versions/{version[1]}")
     for name, text in (
         ("bin/systemctl", SYSTEMCTL.format(python=sys.executable, control=str(folder / "control"))),
         ("sbin/sysctl", SYSCTL),

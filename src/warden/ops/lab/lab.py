@@ -6,8 +6,10 @@ What is done once it stands, and what to think of it, others know.
 import asyncio
 import hashlib
 import os
+import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -83,6 +85,29 @@ class Lab:
         taken = {host.address for host in self.cluster.hosts} | set(self.cluster.moving.values())
         free = (str(address) for address in reversed(list(ip_network(self.cluster.network.network).hosts())[:4096]))
         return next(address for address in free if address not in taken)
+
+    @property
+    def names(self) -> list[str]:
+        """The hosts that run Warden."""
+        return [host.name for host in self.cluster.hosts_with("pbx")]
+
+    async def run(self, host: str, *words: str) -> str:
+        """Run a command on a host; what it prints. Raises `WardenError`."""
+        return await self.hosts[host].run(*words)
+
+    async def add_version(self, version: str, *, works: bool = True) -> None:
+        """Have this checkout on every host as another version too, or something that is none and does not start."""
+        source = self.folder / f"src-{version}"
+        if works:
+            await asyncio.to_thread(shutil.copytree, CHECKOUT / "src", source, symlinks=True)
+            file = source / "warden" / "__init__.py"
+            file.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', file.read_text()))
+        start = f'exec env PYTHONPATH={source} {sys.executable} -m warden "$@"' if works else "exit 1"
+        program = f"/opt/PBX/versions/{version}/bin/warden"
+        script = (
+            f"mkdir -p {program.removesuffix('/warden')} && echo '#!/bin/sh\n{start}' >{program} && chmod 755 {program}"
+        )
+        await asyncio.gather(*(self.run(name, "sh", "-c", script) for name in self.names))
 
     @classmethod
     def make(cls, folder: Path, cluster: str) -> "Lab":

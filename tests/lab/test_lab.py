@@ -1,0 +1,86 @@
+"""A whole cluster on this machine, as an operator has it: up, looked at, a host lost under calls, and down again."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.alone]
+
+
+def warden(*words: str, status: int = 0) -> str:
+    done = subprocess.run([sys.executable, "-m", "warden", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def namespaces() -> set[str]:
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return {line.split()[0] for line in listed.splitlines() if line.startswith("wlab")}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "lab"
+    yield folder
+    if folder.exists():
+        warden("lab", "down", "--folder", str(folder))
+
+
+def test_an_active_passive_cluster_comes_up_from_its_files_is_looked_at_and_leaves_nothing(folder: Path) -> None:
+    before = namespaces()
+    where = ("--folder", str(folder))
+    said = warden("lab", "up", "--option", "active-passive", *where)
+    assert "every seat is at home" in said
+
+    told = json.loads(warden("lab", "status", "--json", *where))
+    assert told["ok"]
+    hosts = {host["host"]: host for host in told["hosts"]}
+    assert {unit["unit"] for unit in hosts["pbx1"]["units"]} >= {"pbx", "keepalived", "haproxy", "patroni", "etcd"}
+    assert "192.168.1.100" in hosts["pbx1"]["addresses"]
+    assert {unit["unit"] for unit in hosts["witness"]["units"]} == {"etcd", "redis-sentinel"}
+
+    # The operator's own commands, on the host: settings and passwords are found by themselves.
+    status = json.loads(warden("lab", "exec", "pbx2", *where, "--", "warden", "status", "--json"))
+    assert [(seat["name"], seat["holder"]) for seat in status["cluster"]["seats"]] == [("main", "pbx1")]
+    # The API by the balancer's address, over TLS, from another host.
+    url = "https://192.168.1.99/health"
+    health = json.loads(warden("lab", "exec", "pbx2", *where, "--", "curl", "--silent", "--insecure", url))
+    assert (health["node"], health["seats"]) == ("pbx1", ["main"])
+    # The firewall lets the operators' network in there, and nobody from outside at the stores.
+    port = warden("lab", "exec", "witness", *where, "--", "curl", "--silent", "http://192.168.1.10:2379/health")
+    assert json.loads(port)["health"] == "true"
+    assert "there is a lab already" in _fails("lab", "up", *where)
+    assert "there is no such host, but pbx1, pbx2, witness" in _fails("lab", "exec", "pbx9", *where, "--", "true")
+
+    warden("lab", "down", *where)
+    assert not folder.exists()
+    assert namespaces() == before
+    assert "there is no lab" in _fails("lab", "status", *where)
+
+
+def test_a_host_that_loses_its_power_costs_no_call_where_all_its_neighbours_are_real() -> None:
+    before = namespaces()
+    told = json.loads(_anyhow("drill", "run", "active-active/power-off", "--short", "--json"))
+    [report] = told["drills"]
+    checks = {check["what"]: (check["measured"], check["verdict"]) for check in report["checks"]}
+    # How long the silence was is the drill's to say, on a machine that has time for it.
+    assert checks.pop("audio gap")[0].startswith("p50 ")
+    assert {verdict for _, verdict in checks.values()} == {"ok"}, report
+    assert checks["calls dropped"] == ("0", "ok")
+    assert namespaces() == before
+
+
+def _fails(*words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "warden", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stderr
+
+
+def _anyhow(*words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "warden", *words], capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    return done.stdout
