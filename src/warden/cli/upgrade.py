@@ -33,6 +33,10 @@ async def upgrade_cluster(
             validator=validators.Number(gte=0, lte=3600),
         ),
     ] = 30.0,
+    ready: Annotated[
+        float,
+        Parameter(help="Seconds that a node may take to be well again.", validator=validators.Number(gt=0, lte=3600)),
+    ] = 90.0,
     over: Annotated[
         str, Parameter(help="How a host is reached; {host} and {address} are put in.")
     ] = "ssh -o BatchMode=yes root@{address}",
@@ -62,7 +66,7 @@ async def upgrade_cluster(
         sys.stdout.write(f"{time.monotonic() - began:6.1f} s  {what}\n")
         sys.stdout.flush()
 
-    changed = await upgrade(hosts, to, Places(prefix), pause, say)
+    changed = await upgrade(hosts, to, Places(prefix, ready), pause, say)
     say(f"{len(changed)} hosts changed to {to}; seats go home by themselves")
     return 0
 

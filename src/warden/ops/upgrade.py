@@ -16,8 +16,6 @@ from msgspec import Struct
 
 from warden.core.errors import ConfigError, WardenError
 
-READY_S: Final = 90.0
-"""How long a node may take until it could take calls."""
 POLL_S: Final = 0.5
 NO_SEAT: Final = "holds no seat"
 """What /health says of a node that is well and whose seats are elsewhere."""
@@ -46,9 +44,10 @@ class Health(Struct):
 
 
 class Places(Struct, frozen=True):
-    """Where Warden is on a host."""
+    """Where Warden is on a host, and how long it may take until it could take calls."""
 
     prefix: str = "/opt/PBX"
+    ready_s: float = 90.0
 
     def version(self, version: str) -> str:
         """The folder of a version."""
@@ -109,7 +108,7 @@ async def _change(hosts: Hosts, host: str, to: str, places: Places, say: Say) ->
     await hosts.run(host, "ln", "-sfn", f"versions/{to}", f"{places.current}.new")
     await hosts.run(host, "mv", "-T", f"{places.current}.new", places.current)
     await hosts.run(host, "systemctl", "restart", "pbx")
-    health = await _ready(hosts, host, to)
+    health = await _ready(hosts, host, to, places.ready_s)
     say(f"{host} runs {health.version} after {time.monotonic() - began:.1f} s")
 
 
@@ -125,9 +124,9 @@ async def _back(hosts: Hosts, changed: Sequence[str], before: dict[str, str], pl
         raise WardenError("; ".join(problems))
 
 
-async def _ready(hosts: Hosts, host: str, version: str) -> Health:
+async def _ready(hosts: Hosts, host: str, version: str, ready_s: float) -> Health:
     """Wait until the node could take calls, and runs that version. Raises `WardenError`."""
-    until = time.monotonic() + READY_S
+    until = time.monotonic() + ready_s
     why = ""
     while time.monotonic() < until:
         try:
@@ -140,7 +139,7 @@ async def _ready(hosts: Hosts, host: str, version: str) -> Health:
                 return health
             why = why or f"runs {health.version}"
         await asyncio.sleep(POLL_S)
-    raise WardenError(f"{host}: not ready after {READY_S:g} s: {why}")
+    raise WardenError(f"{host}: not ready after {ready_s:g} s: {why}")
 
 
 async def _look(hosts: Hosts) -> dict[str, Health]:
