@@ -105,7 +105,7 @@ async def under_load(
             # A node that comes back is part of the work, and must not be heard either.
             await fault.mend()
             await asyncio.sleep(SETTLED_S)
-            gap, late = on.checker.gaps_ms(struck), on.lateness.since()
+            gap, late = on.gaps_ms(struck), on.lateness.since()
             if gap is not None:
                 gaps.append(gap)
                 on.notes.append(f"{fault.name}: audio gap p50 {gap.p50:.0f}, max {gap.max:.0f} ms; phones late: {late}")

@@ -12,9 +12,9 @@ from typing import Final, Generic, TypeVar
 from msgspec import Struct
 
 from warden.core.errors import WardenError
-from warden.ops.checker import Checker
+from warden.ops.checker import Checker, Gap
 from warden.ops.drills.lateness import Lateness
-from warden.ops.drills.report import Check, Report, Verdict, exactly, shortened
+from warden.ops.drills.report import Check, Moment, Report, Verdict, exactly, shortened
 from warden.ops.ha.inventory import Option
 from warden.ops.lab.hosted import HostedCluster, hosted_cluster
 from warden.ops.lab_cluster import LabCluster, LogLine, lab_cluster
@@ -71,13 +71,21 @@ class Stage(Generic[ClusterType]):
         self.notes: list[str] = []
         self._drill = drill
         self._size = size
-        self._say = say
+        self._tell = say
         self._began = time.monotonic()
+        self._story: list[Moment] = []
+        self._gaps_ms: list[float] = []
         cluster.on_line = self._hear
 
     def say(self, text: str, *, bad: bool = False) -> None:
         """Tell whoever watches."""
         self._say(self._drill.name, text, bad)
+
+    def gaps_ms(self, seats: Sequence[str]) -> Gap | None:
+        """As `Checker.gaps_ms`; they go into the report."""
+        gap = self.checker.gaps_ms(seats)
+        self._gaps_ms += self.checker.gaps
+        return gap
 
     async def open(self) -> None:
         """Have the phones of the town registered and their calls made."""
@@ -106,7 +114,14 @@ class Stage(Generic[ClusterType]):
         notes = [*self.notes, *self.checker.problems, *self.town.violations]
         checks = (*checks, exactly("breaches of SIP that a phone saw", len(self.town.violations), 0))
         seconds = round(time.monotonic() - self._began, 1)
-        return Report(self._drill.name, self._drill.promise, setting, checks, shortened(notes), seconds)
+        return Report(
+            self._drill.name, self._drill.promise, setting, checks, shortened(notes), seconds,
+            tuple(self._story), tuple(round(gap, 1) for gap in self._gaps_ms),
+        )  # fmt: skip
+
+    def _say(self, who: str, what: str, bad: bool) -> None:
+        self._story.append(Moment(round(time.monotonic() - self._began, 2), who, what, bad))
+        self._tell(who, what, bad)
 
     def _hear(self, node: str, line: LogLine) -> None:
         bad = line.level not in ("info", "debug")
