@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from warden import __version__ as warden_version
+from warden.core.address import Address, Transport
+from warden.ops.lab.hosted import HostedNode
 from warden.ops.lab.lab import Lab
+from warden.ops.netns import entered
+from warden.ops.town import Talk, Town
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.alone]
 
@@ -49,7 +53,7 @@ def test_an_active_passive_cluster_comes_up_from_its_files_is_looked_at_and_leav
 
     # The operator's own commands, on the host: settings and passwords are found by themselves.
     status = json.loads(warden("lab", "exec", "pbx2", *where, "--", "warden", "status", "--json"))
-    assert [(seat["name"], seat["holder"]) for seat in status["cluster"]["seats"]] == [("main", "pbx1")]
+    assert [(seat["name"], seat["holder"]) for seat in status["all_seats"]] == [("main", "pbx1")]
     # The API by the balancer's address, over TLS, from another host.
     url = "https://192.168.1.99/health"
     health = json.loads(warden("lab", "exec", "pbx2", *where, "--", "curl", "--silent", "--insecure", url))
@@ -60,6 +64,7 @@ def test_an_active_passive_cluster_comes_up_from_its_files_is_looked_at_and_leav
     assert "there is a lab already" in _fails("lab", "up", *where)
     assert "there is no such host, but pbx1, pbx2, witness" in _fails("lab", "exec", "pbx9", *where, "--", "true")
 
+    _calls_over_the_balancer(folder)
     _upgrades(folder)
 
     warden("lab", "down", *where)
@@ -68,13 +73,40 @@ def test_an_active_passive_cluster_comes_up_from_its_files_is_looked_at_and_leav
     assert "there is no lab" in _fails("lab", "status", *where)
 
 
+def _calls_over_the_balancer(folder: Path) -> None:
+    """Phones over TCP at HAProxy's address: they are known by their own, called, and heard."""
+    lab = Lab.find(folder)
+    passwords = {"1001": "first-password-1", "1002": "second-password-2"}
+    for number, password in passwords.items():
+        words = ("lab", "exec", "pbx1", "--folder", str(folder), "--", "warden", "extension", "add", number)
+        command = [sys.executable, "-m", "warden", *words, "--password-stdin"]
+        subprocess.run(command, input=password, text=True, check=True, capture_output=True)
+
+    async def call() -> bytes:
+        balancer = Address("192.168.1.99", 5060)
+        async with Town([balancer], passwords, local_host=lab.phones_address) as town:
+            first, second = (town.phone(number, 0, transport=Transport.TCP) for number in passwords)
+            town.talks.append(Talk(first, second))
+            await town.settle()
+            registered = await HostedNode(lab.hosts["pbx1"]).ask("GET", "registrations")
+            await asyncio.sleep(1)
+            assert all(line.listener.packets > 25 for talk in town.talks for line in talk.lines)
+            return registered
+
+    with entered(lab.phones):
+        registered = json.loads(asyncio.run(call()))
+    assert {item["number"] for item in registered["items"]} == {"1001", "1002"}
+    assert lab.phones_address in json.dumps(registered)
+    assert "192.168.1.10" not in json.dumps(registered)
+
+
 def _upgrades(folder: Path) -> None:
     lab = Lab.find(folder)
     to = ("upgrade", "--lab", str(folder), "--pause", "0.2", "--ready", "25", "--to")
 
     def versions() -> set[str]:
         status = warden("lab", "exec", "pbx1", "--folder", str(folder), "--", "warden", "status", "--json")
-        return {node["version"] for node in json.loads(status)["cluster"]["nodes"]}
+        return {node["version"] for node in json.loads(status)["members"]}
 
     assert "that is more than one step" in _fails(*to, "0.4.0", status=2)
     assert "run `make install-prod` of that version" in _fails(*to, "0.2.5", status=2)

@@ -370,6 +370,8 @@ class Sip(Section):
     transports: Annotated[tuple[Literal["udp", "tcp"], ...], Field(max_length=2)] = ("udp", "tcp")
     """Transports on `bind_port`."""
     tls: Tls = Tls()
+    balancers: Annotated[tuple[BindAddress, ...], Field(max_length=64)] = ()
+    """Addresses of load balancers that pass phones on over TCP and TLS. Their connections must begin with a header of the PROXY protocol, version 2 (HAProxy: `send-proxy-v2`), which says who the phone is; others must not."""  # noqa: E501
     registration: Registration = Registration()
     digest_algorithms: Annotated[
         tuple[Literal["SHA-512-256", "SHA-256", "MD5"], ...], Field(min_length=1, max_length=3)

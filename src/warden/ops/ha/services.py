@@ -40,6 +40,7 @@ def services(cluster: Cluster) -> tuple[Service, ...]:
         Service("SIP", ("pbx",), "udp", sip, ("phones", "inside")),
         Service("SIP over TCP", ("pbx",), "tcp", sip, ("phones", "inside")),
         Service("Warden's HTTP", ("pbx",), "tcp", "9000", ("inside", "monitor")),
+        Service("SIP over TCP by HAProxy", ("balancer",), "tcp", sip, ("phones", "inside")),
         Service("HTTPS", ("balancer",), "tcp", "443", ("operators", "inside")),
         Service("HAProxy's statistics", ("balancer",), "tcp", "8404", ("operators", "inside", "monitor")),
         Service("PostgreSQL", ("database",), "tcp", "5432", ("inside",)),
