@@ -169,8 +169,8 @@ class Deaf(HostFault):
         super().__init__(cluster, host, "one-way partition of")
         others = [other.inside for other in cluster.lab.cluster.hosts if other.name != host]
         self._rules = (
-            "table inet deaf { chain input { type filter hook input priority -200; policy accept; "
-            f"ip saddr {{ {', '.join(others)} }} drop; }} }}"
+            f"add table inet deaf; {_chain('deaf', 'input')}; "
+            f"add rule inet deaf input ip saddr {{ {', '.join(others)} }} drop"
         )
 
     async def strike(self) -> None:
@@ -194,16 +194,20 @@ class StoresUnreachable(HostFault):
     async def strike(self) -> None:
         """As `Fault.strike`."""
         ports = "tcp dport { 2379, 2380, 5432, 6379, 6380, 16379, 16380 }"
-        hooks = " ".join(
-            f"chain {hook} {{ type filter hook {hook} priority -200; policy accept; {card} {ports} drop; }}"
+        hooks = "; ".join(
+            f"{_chain('apart', hook)}; add rule inet apart {hook} {card} {ports} drop"
             for hook, card in (("input", "iif != lo"), ("output", "oif != lo"))
         )
-        await self.host.run("nft", f"table inet apart {{ {hooks} }}")
+        await self.host.run("nft", f"add table inet apart; {hooks}")
 
     async def mend(self) -> None:
         """As `Fault.mend`."""
         await self.host.run("nft", "delete", "table", "inet", "apart")
         await self.settled()
+
+
+def _chain(table: str, hook: str) -> str:
+    return f"add chain inet {table} {hook} {{ type filter hook {hook} priority -200; policy accept; }}"
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
