@@ -4,7 +4,16 @@ from typing import Final
 
 from warden.ops.drills.hosted import drills
 from warden.ops.drills.kill import KEEPALIVED, KILL, RINGING, keepalived, kill, ringing
-from warden.ops.drills.planned import HANDOVER, RESTART, RESTART_KEEPALIVED, handover, restart, restart_keepalived
+from warden.ops.drills.planned import (
+    BLUE_GREEN,
+    HANDOVER,
+    RESTART,
+    RESTART_KEEPALIVED,
+    blue_green,
+    handover,
+    restart,
+    restart_keepalived,
+)
 from warden.ops.drills.reconnect import RECONNECT, reconnect
 from warden.ops.drills.registrations import REGISTRATIONS, registrations
 from warden.ops.drills.split import FREEZE, PARTITION, freeze, partition
@@ -17,6 +26,7 @@ CATALOG: Final[dict[str, tuple[Drill, Run]]] = {
         (KILL, kill),
         (RINGING, ringing),
         (HANDOVER, handover),
+        (BLUE_GREEN, blue_green),
         (RESTART, restart),
         (REGISTRATIONS, registrations),
         (RECONNECT, reconnect),

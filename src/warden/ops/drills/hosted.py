@@ -9,7 +9,7 @@ from warden.ops.drills.planned import numbers, under_load
 from warden.ops.drills.report import Report
 from warden.ops.drills.stage import Drill, Run, Say, Size, stage_in_lab
 from warden.ops.ha.inventory import Option
-from warden.ops.lab.faults import Cut, Deaf, Frozen, Killed, PlannedStop, PowerOff, StoresUnreachable, Upgrade
+from warden.ops.lab.faults import Cut, Deaf, Frozen, Killed, Lossy, PlannedStop, PowerOff, StoresUnreachable, Upgrade
 from warden.ops.lab.hosted import HostedCluster
 from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS, Fault
 
@@ -94,6 +94,11 @@ KINDS: Final = (
         "one-way", "P1, P6: a host that hears no other host loses no call",
         "all packets of the other hosts to one are dropped; phones reach it",
         lambda cluster: [Deaf(cluster, _first(cluster))], None, lasts_s=15.0,
+    ),
+    Kind(
+        "packet-loss", "P1: a bad network costs no call",
+        "one of ten datagrams to a host is lost, SIP and audio",
+        lambda cluster: [Lossy(cluster, _first(cluster))], None, lasts_s=15.0,
     ),
     Kind(
         "stores-cut", "P7: a host that reaches no store loses no call",

@@ -1,9 +1,11 @@
 """Planned work under load (P4): seats that are handed over, and every node restarted in turn."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Final
 
+from warden import __version__
 from warden.ops.checker import Gap
 from warden.ops.drills.lateness import Late
 from warden.ops.drills.report import Report, at_pace, exactly, silence
@@ -21,7 +23,7 @@ from warden.ops.drills.stage import (
 )
 from warden.ops.drills.traffic import Traffic
 from warden.ops.lab.hosted import HostedCluster
-from warden.ops.lab_cluster import LabCluster
+from warden.ops.lab_cluster import LabCluster, next_version
 from warden.ops.namespaces import NamespaceCluster
 from warden.ops.nemesis import PLANNED_GAP_MS, Fault, Handover, SeatMove
 from warden.ops.town import Talk
@@ -39,6 +41,13 @@ HANDOVER: Final = Drill(
     "handover",
     "P4: a seat that is handed over takes its calls along; nobody hears it, and no call set-up fails",
     "each seat handed to another node, one after the other, under calls at a steady rate",
+    full=Size(30, measured=30, rate_per_s=20.0),
+    short=Size(6, measured=6, rate_per_s=5.0),
+)
+BLUE_GREEN: Final = Drill(
+    "blue-green",
+    "P4: a new version on the same machine takes the seat over from the old one, and gives it back, unnoticed",
+    "a seat handed to a node of the next version and back again, under calls at a steady rate",
     full=Size(30, measured=30, rate_per_s=20.0),
     short=Size(6, measured=6, rate_per_s=5.0),
 )
@@ -63,6 +72,19 @@ async def handover(size: Size, say: Say) -> Report:
     async with stage(HANDOVER, size, say, numbers(size)) as on:
         nodes = list(on.cluster.nodes)
         faults = [SeatMove(on.cluster, seat, nodes[(i + 1) % len(nodes)]) for i, seat in enumerate(on.seats)]
+        return await under_load(on, size, faults)
+
+
+async def blue_green(size: Size, say: Say) -> Report:
+    """Carry out `BLUE_GREEN`. Raises `WardenError` where it cannot be."""
+    async with stage(BLUE_GREEN, size, say, numbers(size), newer=("n2",)) as on:
+        versions = {
+            name: json.loads(await node.ask("GET", "status"))["version"] for name, node in on.cluster.nodes.items()
+        }
+        on.notes.append(f"n1 runs {versions['n1']}, n2 {versions['n2']}")
+        assert versions == {"n1": __version__, "n2": next_version(), "n3": __version__}, "the lab started them so"
+        seat = on.seats[0]
+        faults = [SeatMove(on.cluster, seat, "n2"), SeatMove(on.cluster, seat, "n1")]
         return await under_load(on, size, faults)
 
 

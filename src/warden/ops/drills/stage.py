@@ -5,7 +5,7 @@ import gc
 import resource
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Generic, TypeVar
 
@@ -132,10 +132,18 @@ class Stage(Generic[ClusterType]):
 
 @asynccontextmanager
 async def stage(
-    drill: Drill, size: Size, say: Say, numbers: Iterable[str], *, postgres: bool = False
+    drill: Drill,
+    size: Size,
+    say: Say,
+    numbers: Iterable[str],
+    *,
+    postgres: bool = False,
+    newer: Collection[str] = (),
 ) -> AsyncIterator[Stage[LabCluster]]:
-    """Three nodes on loopback addresses, whose seats lie where the leases are. Raises `WardenError`."""
-    async with lab_cluster(nodes=3, lease_s=LEASE_S, postgres=postgres) as cluster:
+    """Three nodes on loopback addresses, whose seats lie where the leases are; those in `newer` are of the next
+    version. Raises `WardenError`.
+    """
+    async with lab_cluster(nodes=3, lease_s=LEASE_S, postgres=postgres, newer=newer) as cluster:
         if cluster.redis is None:
             raise WardenError("drills need redis-server; on Debian: apt-get install redis-server")
         async with _on(drill, size, say, numbers, cluster, "127.0.0.1") as stage:

@@ -10,12 +10,14 @@ import warden
 from warden.core.errors import WardenError
 from warden.ops.lab.host import Host
 from warden.ops.lab.hosted import HostedCluster
+from warden.ops.lab_cluster import next_version
 from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS
 from warden.ops.upgrade import Places, upgrade
 
 UNHEARD_MS: Final = PLANNED_GAP_MS
 """What has nothing to do with audio must not be heard: three packets, as in planned work."""
 AGAIN_S: Final = 30.0
+LOSS_PERCENT: Final = 10
 PAUSE_S: Final = 1.0
 
 
@@ -80,8 +82,7 @@ class Upgrade(HostFault):
     def __init__(self, cluster: HostedCluster, host: str) -> None:
         super().__init__(cluster, host, "rolling upgrade from")
         self.name = "rolling upgrade"
-        major, minor, _ = warden.__version__.split(".", 2)
-        self._next = f"{major}.{int(minor) + 1}.0"
+        self._next = next_version()
         self._places = Places(cluster.lab.cluster.paths.warden)
 
     @property
@@ -180,6 +181,25 @@ class Deaf(HostFault):
     async def mend(self) -> None:
         """As `Fault.mend`."""
         await self.host.run("nft", "delete", "table", "inet", "deaf")
+        await self.settled()
+
+
+class Lossy(HostFault):
+    """One of ten of the datagrams that a host is sent is lost: SIP, audio and DNS, not the stores' connections."""
+
+    gap_ms_max = None
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        super().__init__(cluster, host, f"{LOSS_PERCENT} % of datagrams lost on the way to")
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        rule = f"add rule inet lossy input meta l4proto udp numgen random mod 100 < {LOSS_PERCENT} drop"
+        await self.host.run("nft", f"add table inet lossy; {_chain('lossy', 'input')}; {rule}")
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await self.host.run("nft", "delete", "table", "inet", "lossy")
         await self.settled()
 
 

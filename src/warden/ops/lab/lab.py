@@ -6,10 +6,8 @@ What is done once it stands, and what to think of it, others know.
 import asyncio
 import hashlib
 import os
-import re
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -30,6 +28,7 @@ from warden.ops.ha.render import render
 from warden.ops.ha.secret_values import Secrets, secrets_of
 from warden.ops.ha.shared import monitoring_files
 from warden.ops.lab.host import Card, Host
+from warden.ops.lab_cluster import as_version
 from warden.ops.netns import ip
 
 FOLDER: Final = Path("/tmp/warden-lab")  # noqa: S108 - made for root alone
@@ -97,12 +96,10 @@ class Lab:
 
     async def add_version(self, version: str, *, works: bool = True) -> None:
         """Have this checkout on every host as another version too, or something that is none and does not start."""
-        source = self.folder / f"src-{version}"
+        words: tuple[str, ...] = ("false",)
         if works:
-            await asyncio.to_thread(shutil.copytree, CHECKOUT / "src", source, symlinks=True)
-            file = source / "warden" / "__init__.py"
-            file.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', file.read_text()))
-        start = f'exec env PYTHONPATH={source} {sys.executable} -m warden "$@"' if works else "exit 1"
+            words = await asyncio.to_thread(as_version, version, self.folder / f"src-{version}")
+        start = f'exec {" ".join(words)} "$@"'
         program = f"/opt/PBX/versions/{version}/bin/warden"
         script = (
             f"mkdir -p {program.removesuffix('/warden')} && echo '#!/bin/sh\n{start}' >{program} && chmod 755 {program}"
