@@ -242,7 +242,10 @@ class Sound:
 def _even_socket(host: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for _ in range(PORT_TRIES_MAX):
-        sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            sock = socket.socket(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise WardenError(f"rtp: no socket: {error.strerror}") from error
         sock.setblocking(False)
         try:
             sock.bind((host, 0))
