@@ -35,6 +35,12 @@ def command(pbx: Pbx, *options: str) -> list[str]:
     return [sys.executable, str(SCRIPT), *where, *here, *options]
 
 
+def printed(pbx: Pbx, capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """What a `warden` command prints."""
+    assert main.run(main.commands(), ["--config", str(pbx.file), *argv], {}) == 0
+    return capsys.readouterr().out
+
+
 def standing(pbx: Pbx) -> int:
     """How many calls the node has."""
     token = (pbx.data / "operator.token").read_text()
@@ -46,10 +52,12 @@ def standing(pbx: Pbx) -> int:
 
 def run(pbx: Pbx, *options: str, password: str = "") -> "subprocess.CompletedProcess[str]":
     environ = os.environ | ({"WARDEN_LOADTEST_PASSWORD": password} if password else {})
-    return subprocess.run(command(pbx, *options), env=environ, text=True, capture_output=True, check=False, timeout=60)
+    return subprocess.run(command(pbx, *options), env=environ, text=True, capture_output=True, check=False, timeout=100)
 
 
-def test_thirty_calls_at_ten_a_time_are_made_with_audio_and_each_has_its_record(pbx: Pbx, tmp_path: Path) -> None:
+def test_thirty_calls_at_ten_a_time_are_made_with_audio_and_each_has_its_record(
+    pbx: Pbx, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "report.json"
     options = "--concurrent-calls 10 --total-calls 30 --call-duration 1 --ramp-up 0.8 --measured 4"
     done = run(pbx, *options.split(), "--save-report", str(file))
@@ -67,7 +75,7 @@ def test_thirty_calls_at_ten_a_time_are_made_with_audio_and_each_has_its_record(
     assert voice["mos_median"] > 4.0
     assert told["registrations"]["tried"]["ok"] == 20
     assert [cdr.result for cdr in pbx.cdrs(30)] == [Result.ANSWERED] * 30
-    assert "loadtest" not in pbx.run("extension", "list").stdout
+    assert "loadtest" not in printed(pbx, capsys, "extension", "list")
 
 
 def test_phones_register_again_and_again_where_that_is_what_is_tested(pbx: Pbx) -> None:
@@ -77,10 +85,11 @@ def test_phones_register_again_and_again_where_that_is_what_is_tested(pbx: Pbx) 
     assert done.returncode == 0, done.stderr
     assert (told["calls"], told["voice"]) == (None, None)
     tried = told["registrations"]["tried"]
-    assert tried["ok"] == tried["attempted"] > 40
+    # All of them once, and most of them again.
+    assert tried["ok"] == tried["attempted"] > 30
 
 
-def test_a_wrong_password_is_tried_once_and_told(pbx: Pbx) -> None:
+def test_a_wrong_password_is_tried_once_and_told(pbx: Pbx, capsys: pytest.CaptureFixture[str]) -> None:
     pbx.add_extensions("1000", "1001")
     done = run(pbx, "--concurrent-calls", "1", password=password_of("another"))
     assert done.returncode == 1
@@ -89,28 +98,28 @@ def test_a_wrong_password_is_tried_once_and_told(pbx: Pbx) -> None:
     why = "(401 Unauthorized): is the password right, and the number there?"
     assert line == f"warden: 1001 is refused by {where} {why}"
     # Twenty phones with a wrong password would have got this machine banned.
-    assert json.loads(pbx.run("bans", "list", "--json").stdout) == []
+    assert json.loads(printed(pbx, capsys, "bans", "list", "--json")) == []
 
 
-def test_an_interrupted_test_hangs_up_and_tells_what_it_has_seen(pbx: Pbx) -> None:
+def test_an_interrupted_test_hangs_up_and_tells_what_it_has_seen(pbx: Pbx, capsys: pytest.CaptureFixture[str]) -> None:
     before = len(pbx.cdrs(0))
     options = "--concurrent-calls 3 --duration 600 --call-duration 600 --ramp-up 0 --json"
     with subprocess.Popen(
         command(pbx, *options.split()), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as test:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while standing(pbx) < 3:
             assert time.monotonic() < until, "the calls did not come up"
             time.sleep(0.1)  # Nobody is told when calls stand.
         test.send_signal(signal.SIGINT)
-        out, err = test.communicate(timeout=20)
+        out, err = test.communicate(timeout=60)
     assert test.returncode == 130, err
     told = json.loads(out)
     assert (told["interrupted"], told["ok"], told["problems"]) == (True, False, ["it was interrupted"])
     assert told["calls"]["tried"]["ok"] == told["calls"]["tried"]["attempted"] == 3
     assert [cdr.result for cdr in pbx.cdrs(before + 3)] == [Result.ANSWERED] * (before + 3)
     assert standing(pbx) == 0
-    assert "loadtest" not in pbx.run("extension", "list").stdout
+    assert "loadtest" not in printed(pbx, capsys, "extension", "list")
 
 
 @pytest.fixture

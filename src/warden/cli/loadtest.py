@@ -53,12 +53,20 @@ class _Accounts(Struct, frozen=True):
     password: str
     first_user: str
 
+    @property
+    def are_given(self) -> bool:
+        """False where they are to be made."""
+        return self.logins is not None or bool(self.password)
+
 
 def loadtest(
     *,
     pbx_host: Annotated[str | None, Parameter(help="The SIP server (default: the node of the settings here).")] = None,
     sip_port: Annotated[
-        int | None, Parameter(help="Its port (default: 5060).", validator=validators.Number(gte=1, lte=65_535))
+        int | None,
+        Parameter(
+            help="Its port (default: that of the settings, or 5060).", validator=validators.Number(gte=1, lte=65_535)
+        ),
     ] = None,
     test_type: Annotated[Kind, Parameter(help="mixed: calls while all phones refresh their registrations.")] = (
         Kind.CALLS
@@ -135,7 +143,7 @@ def loadtest(
         accounts=None if who.logins is None else len(who.logins),
     )
     bounds = Bounds(max_failed, max_setup_p95, max_loss, max_gap, min_mos)
-    target = _target(pbx_host, sip_port, domain, Transport(transport), settings)
+    target = _target(pbx_host, sip_port, domain, Transport(transport), who, settings)
     console = Console(stderr=as_json, highlight=False)
     try:
         report = uvloop.run(_run(target, plan, bounds, who, settings, screen.Screen(console, verbose=verbose)))
@@ -149,11 +157,14 @@ def loadtest(
     return INTERRUPTED if report.interrupted else 0 if report.ok else 1
 
 
-def _target(host: str | None, port: int | None, domain: str, transport: Transport, settings: Settings) -> _Target:
-    if host is not None:
+def _target(
+    host: str | None, port: int | None, domain: str, transport: Transport, who: _Accounts, settings: Settings
+) -> _Target:
+    """What is tested. Where the accounts are somebody else's, the settings here say nothing about it."""
+    if host is not None and (port is not None or who.are_given):
         return _Target(host, port or SIP_PORT, domain, transport)
     here = server_of(settings.load())
-    return _Target(here.host, port or here.port, domain, transport)
+    return _Target(host or here.host, port or here.port, domain, transport)
 
 
 def _accounts(file: Path | None, password_file: Path | None, first_user: str, settings: Settings) -> _Accounts:

@@ -168,5 +168,5 @@ def _audio(voice: Voice) -> str:
     )
     return (
         f"audio: {voice.packets_lost:,} of {voice.packets_sent:,} packets lost ({voice.loss_percent:g} %),"
-        f" {voice.duplicates:,} doubled{score}"
+        f" {voice.packets_lost_at_ends:,} of them first or last ones of a call; {voice.duplicates:,} doubled{score}"
     )

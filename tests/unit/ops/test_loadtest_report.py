@@ -16,7 +16,7 @@ from warden.ops.loadtest.tally import OTHER, REASONS_MAX, CallResult, Outcome, R
 
 RUN = Run(1_800_000_000.0, 20.0, 4.0, "192.0.2.1:5060", "udp", 3, Generator(1.0, 5.0))
 PLAN = plan_of(total_calls=4, concurrent_calls=3)
-GOOD_WAY = Way(500, 500, 0, 21.0, 0.5, True)
+GOOD_WAY = Way(500, 500, 0, 0, 21.0, 0.5, True)
 
 
 def good(setup_s: float = 0.02, *ways: Way) -> CallResult:
@@ -101,13 +101,20 @@ def test_a_test_that_could_not_go_on_says_why_first() -> None:
     ],
 )
 def test_each_bound_is_told_with_what_was_measured(bounds: Bounds, why: str) -> None:
-    bad = Way(1000, 950, 0, 80.0, 30.0, True)
+    bad = Way(1000, 950, 50, 0, 80.0, 30.0, True)
     assert report(good(), good(), good(), good(0.15, bad, GOOD_WAY), bounds=bounds).problems == (why,)
     assert report(good(), good(), good(), good(), bounds=bounds).ok
 
 
+def test_packets_that_overtook_the_answer_are_lost_ones_and_told_apart() -> None:
+    way = Way(1000, 995, 3, 0, 21.0, 0.5, True)
+    found = report(good(), good(), good(), good(0.02, way, GOOD_WAY))
+    assert found.voice is not None
+    assert (found.voice.packets_lost, found.voice.packets_lost_at_ends) == (5, 2)
+
+
 def test_a_bound_on_what_was_not_measured_is_not_kept() -> None:
-    unmeasured = good(0.02, Way(50, 50, 0, 200.0, 0.5, False))
+    unmeasured = good(0.02, Way(50, 50, 0, 0, 200.0, 0.5, False))
     bounds = Bounds(max_gap_ms=60, min_mos=4.0)
     found = report(unmeasured, unmeasured, unmeasured, unmeasured, bounds=bounds)
     assert found.problems == (

@@ -33,12 +33,17 @@ async def make_call(
     while not callee.incoming.empty():
         # What is left of a call that failed.
         callee.incoming.get_nowait()
-    line = pair.caller.call(callee.number)
+    line = pair.line = pair.caller.call(callee.number)
     try:
         outcome, why, ways = await _carry(line, callee, talk, refused_byes, callee_ends=callee_ends)
     except asyncio.CancelledError:
         line.release()
         raise
+    return result_of(line, outcome, why, ways)
+
+
+def result_of(line: Line, outcome: Outcome, why: str, ways: tuple[Way, ...] = ()) -> CallResult:
+    """The result of a call that its caller knows as `line`."""
     ringing_s = None if line.ringing_at is None else line.ringing_at - line.started_at
     return CallResult(outcome, why, ringing_s, line.setup_s, ways)
 
@@ -105,6 +110,7 @@ async def _hush(caller: Line, callee: Line) -> tuple[Way, ...]:
         Way(
             _sent(speaker),
             hearer.listener.packets,
+            hearer.listener.lost,
             hearer.listener.duplicates,
             hearer.listener.gap_ms_max,
             hearer.listener.jitter_ms,

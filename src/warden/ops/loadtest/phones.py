@@ -18,7 +18,7 @@ from warden.ops.knock import Silent, knock
 from warden.ops.loadtest.accounts import Login
 from warden.ops.loadtest.plan import Plan
 from warden.ops.loadtest.tally import Outcome, RegistrationResult
-from warden.ops.softphone import Refused, Softphone
+from warden.ops.softphone import Line, Refused, Softphone
 from warden.ops.sound import Sound
 from warden.ops.town import side_by_side
 from warden.phone import events
@@ -72,11 +72,12 @@ async def find_server(host: str, port: int, transport: Transport, domain: str = 
 
 
 class Pair:
-    """Two phones: the first calls the second."""
+    """Two phones: the first calls the second. `line` is the caller's of their present or last call."""
 
     def __init__(self, caller: Softphone, callee: Softphone) -> None:
         self.caller = caller
         self.callee = callee
+        self.line: Line | None = None
 
 
 class Phones:

@@ -4,6 +4,8 @@ The file is this module's `Report` as JSON. `schema` grows when a field goes or 
 are no new schema. Times are milliseconds unless a name says otherwise.
 """
 
+from typing import Final
+
 import msgspec
 from msgspec import Struct
 
@@ -11,7 +13,7 @@ from warden.ops.checker import nearest_rank
 from warden.ops.loadtest.plan import Plan
 from warden.ops.loadtest.tally import Counts, Tally, Times
 
-SCHEMA = 1
+SCHEMA: Final = 1
 
 
 class Bounds(Struct, frozen=True):
@@ -57,13 +59,15 @@ class Registrations(Struct, frozen=True):
 
 
 class Voice(Struct, frozen=True):
-    """The audio. Packets are those of all calls, in both directions; gaps, jitter and scores (MOS by the E-model,
-    without the network's delay) those of the `directions_measured`.
+    """The audio. Packets are those of all calls, in both directions; of the lost ones those `at_ends` were the first or
+    the last of their call, such as those that overtake the answer. Gaps and jitter are those of the
+    `directions_measured`, scores (MOS by the E-model, without the network's delay) of those that lasted a second.
     """
 
     packets_sent: int
     packets_received: int
     packets_lost: int
+    packets_lost_at_ends: int
     duplicates: int
     loss_percent: float
     directions_measured: int
@@ -176,9 +180,10 @@ def _voice(tally: Tally) -> Voice:
         tally.sent,
         tally.received,
         tally.lost,
+        tally.lost_at_ends,
         tally.duplicates,
         round(100 * tally.lost / tally.sent, 3) if tally.sent else 0.0,
-        len(scores),
+        tally.directions_measured,
         Times.of(tally.gaps_s),
         Times.of(tally.jitters_s),
         round(scores[0], 2) if scores else None,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from warden.core.errors import WardenError
 from warden.ops.drills.lateness import Lateness
-from warden.ops.loadtest.call import make_call
+from warden.ops.loadtest.call import make_call, result_of
 from warden.ops.loadtest.phones import Pair, Phones, Server
 from warden.ops.loadtest.plan import Kind, Plan
 from warden.ops.loadtest.report import Generator, Run
@@ -191,8 +191,9 @@ class LoadTest:
         try:
             return await make_call(pair, self._talk, self._phones.refused_byes, callee_ends=callee_ends)
         except asyncio.CancelledError:
-            if self._interrupted:
-                self.tally.add_call(CallResult(Outcome.UNKNOWN, "interrupted while it was set up or ended"))
+            if self._interrupted and pair.line is not None:
+                why = "interrupted while it was set up or ended"
+                self.tally.add_call(result_of(pair.line, Outcome.UNKNOWN, why))
             raise
         except WardenError as error:
             self._stopped = str(self._phones.exhausted(error))

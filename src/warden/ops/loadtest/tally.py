@@ -6,19 +6,22 @@ An outcome that is not known for sure is `UNKNOWN`, and nobody counts it as good
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
 from warden.ops.checker import nearest_rank
 from warden.rtp.emodel import mos_of, rating_of
 
-PLAYOUT_MS = 20.0
+PLAYOUT_MS: Final = 20.0
 """A packet is spoken for so long before it is sent."""
-JITTER_BUFFER = 2.0
+JITTER_BUFFER: Final = 2.0
 """How much of the jitter a phone waits out before it plays."""
-REASONS_MAX = 50
+SCORED_PACKETS: Final = 50
+"""A second: nobody gives a score for less."""
+REASONS_MAX: Final = 50
 """Different reasons that are told apart: a server may say what it likes."""
-OTHER = "something else"
+OTHER: Final = "something else"
 
 
 class Outcome(StrEnum):
@@ -30,10 +33,13 @@ class Outcome(StrEnum):
 
 
 class Way(Struct, frozen=True):
-    """One direction of a call's audio. `measured`: a packet was due in every 20 ms, so gap and jitter tell."""
+    """One direction of a call's audio. `missing` are packets that did not come though later ones did. `measured`: a
+    packet was due in every 20 ms, so gap and jitter tell.
+    """
 
     sent: int
     received: int
+    missing: int
     duplicates: int
     gap_ms: float
     jitter_ms: float
@@ -43,6 +49,11 @@ class Way(Struct, frozen=True):
     def lost(self) -> int:
         """Packets that were sent and not heard."""
         return max(0, self.sent - self.received)
+
+    @property
+    def lost_at_ends(self) -> int:
+        """Those of them that were the first or the last ones of the call."""
+        return max(0, self.lost - max(0, self.missing))
 
     @property
     def mos(self) -> float:
@@ -135,7 +146,9 @@ class Tally:
         self.sent = 0
         self.received = 0
         self.lost = 0
+        self.lost_at_ends = 0
         self.duplicates = 0
+        self.directions_measured = 0
         self.gaps_s: list[float] = []
         self.jitters_s: list[float] = []
         self.scores: list[float] = []
@@ -152,11 +165,14 @@ class Tally:
             self.sent += way.sent
             self.received += way.received
             self.lost += way.lost
+            self.lost_at_ends += way.lost_at_ends
             self.duplicates += way.duplicates
             if way.measured:
+                self.directions_measured += 1
                 self.gaps_s.append(way.gap_ms / 1000)
                 self.jitters_s.append(way.jitter_ms / 1000)
-                self.scores.append(way.mos)
+                if way.sent >= SCORED_PACKETS:
+                    self.scores.append(way.mos)
 
     def add_registration(self, result: RegistrationResult) -> None:
         """A registration was answered, or not."""
