@@ -29,10 +29,9 @@ def pbx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pbx]:
 
 
 def command(pbx: Pbx, *options: str) -> list[str]:
-    """The guide's script, told where this node is."""
+    """The guide's script, told where this node is; its port is in the settings."""
     where = [] if "--pbx-host" in options else ["--pbx-host", "127.0.0.1"]
-    here = ["--sip-port", str(pbx.sip_port), "--config", str(pbx.file)]
-    return [sys.executable, str(SCRIPT), *where, *here, *options]
+    return [sys.executable, str(SCRIPT), *where, "--config", str(pbx.file), *options]
 
 
 def printed(pbx: Pbx, capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -91,7 +90,7 @@ def test_phones_register_again_and_again_where_that_is_what_is_tested(pbx: Pbx) 
 
 def test_a_wrong_password_is_tried_once_and_told(pbx: Pbx, capsys: pytest.CaptureFixture[str]) -> None:
     pbx.add_extensions("1000", "1001")
-    done = run(pbx, "--concurrent-calls", "1", password=password_of("another"))
+    done = run(pbx, "--sip-port", str(pbx.sip_port), "--concurrent-calls", "1", password=password_of("another"))
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     where = f"UDP 127.0.0.1:{pbx.sip_port}"
@@ -135,7 +134,8 @@ def test_what_cannot_be_tested_is_told_in_one_line(absent: Pbx, capsys: pytest.C
         return main.run(main.commands(), ["loadtest", *command(absent, *options)[2:]], environ), capsys.readouterr().err
 
     password = {"WARDEN_LOADTEST_PASSWORD": "any word will do"}
-    assert told(**password) == (1, f"warden: nobody listens on UDP 127.0.0.1:{absent.sip_port}\n")
+    port = str(absent.sip_port)
+    assert told("--sip-port", port, **password) == (1, f"warden: nobody listens on UDP 127.0.0.1:{absent.sip_port}\n")
     code, said = told("--pbx-host", "there.invalid", **password)
     assert (code, said[:48]) == (1, "warden: there.invalid: there is no such host (na")
     code, said = told()

@@ -89,7 +89,7 @@ def loadtest(
     measured: Annotated[
         int | None,
         Parameter(
-            help="Concurrent calls that send and hear every packet (default: 20); the others do one of ten.",
+            help="Concurrent calls that send every packet (default: at most 100); the others send one of ten.",
             validator=validators.Number(gte=0),
         ),
     ] = None,
