@@ -99,7 +99,7 @@ async def _other_end(callee: Softphone) -> Line | None:
 
 async def _hush(caller: Line, callee: Line) -> tuple[Way, ...]:
     """Speak no more, and count when everything has arrived."""
-    ways = ((callee, caller), (caller, callee))
+    ways, hushed_at = ((callee, caller), (caller, callee)), time.time()
     for line in (caller, callee):
         line.port.hush()
     for _ in range(ARRIVED_LOOKS):
@@ -112,7 +112,8 @@ async def _hush(caller: Line, callee: Line) -> tuple[Way, ...]:
             hearer.listener.packets,
             hearer.listener.lost,
             hearer.listener.duplicates,
-            hearer.listener.gap_ms_max,
+            # What is not heard any more is a gap too, though no packet ends it.
+            max(hearer.listener.gap_ms_max, hearer.listener.silence_ms(hushed_at)),
             hearer.listener.jitter_ms,
             speaker.port.every == 1 and hearer.listener.packets > 1,
         )
