@@ -13,13 +13,12 @@ from msgspec import Struct
 from warden.core.address import Address, Transport
 from warden.core.errors import Unavailable, WardenError
 from warden.net.files import raise_file_limit
-from warden.ops.drills.stage import SLOWLY
 from warden.ops.knock import Silent, knock
 from warden.ops.loadtest.accounts import Login
 from warden.ops.loadtest.plan import Plan
 from warden.ops.loadtest.tally import Outcome, RegistrationResult
 from warden.ops.softphone import Line, Refused, Softphone
-from warden.ops.sound import Sound
+from warden.ops.sound import ROUNDS, Sound
 from warden.ops.town import side_by_side
 from warden.phone import events
 from warden.sip.message import REASONS
@@ -187,7 +186,7 @@ class Phones:
             tone_hz=TONES[i % len(TONES)],
             answers_after_s=0.0,
             sound=self._sound,
-            every=1 if is_measured else SLOWLY,
+            every=1 if is_measured else ROUNDS,
             on_event=self._heard,
         )
 
