@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "handover": ("cluster:handover", "Have one seat, with its calls, handed to another node."),
     "ha": ("ha:app", "What keepalived asks, and other matters of addresses that move."),
     "selftest": ("selftest:selftest", "Make a call between two test phones through the running node, and measure it."),
+    "loadtest": ("loadtest:loadtest", "Have many phones call each other through any SIP server, and measure it."),
     "demo": ("demo:demo", "Run a cluster on this machine, let its nodes die under calls, and count what is lost."),
     "drill": ("drill:app", "Prove the promises, one by one, on a cluster that is made for it on this machine."),
     "upgrade": ("upgrade:upgrade_cluster", "Change the version of all nodes of a cluster, one after the other."),
