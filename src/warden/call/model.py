@@ -232,7 +232,10 @@ def with_leg(call: Call, leg: Leg) -> Call:
     """The call with this leg in place of the one of the same id."""
     if leg.id == CALLER:
         return replace(call, caller=leg)
-    return replace(call, callees=tuple([leg if old.id == leg.id else old for old in call.callees]))
+    callees = call.callees
+    if len(callees) == 1 and callees[0].id == leg.id:
+        return replace(call, callees=(leg,))
+    return replace(call, callees=tuple([leg if old.id == leg.id else old for old in callees]))
 
 
 def set_phase(call: Call, leg_id: str, phase: LegPhase) -> Call:

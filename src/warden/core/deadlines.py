@@ -28,7 +28,7 @@ class Deadlines(Generic[K]):
         self._serial += 1
         self._at[key] = (at, self._serial)
         heappush(self._heap, (at, self._serial, key))
-        if len(self._heap) > 64 and len(self._heap) > 4 * len(self._at):
+        if not self._serial % 64 and len(self._heap) > 4 * len(self._at) + 64:
             self._heap = [(at, serial, key) for key, (at, serial) in self._at.items()]
             heapify(self._heap)
 

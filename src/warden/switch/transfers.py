@@ -129,7 +129,7 @@ class Transfers:
         leg = self._legs.inbound_leg(key, request, flow, call.callees[-1].id)
         self._legs.outputs += self._legs.endpoint.respond(now, key, request.respond(100))
         live.call = call
-        self._legs.open_inbound(live, leg, request)
+        self._legs.open_inbound(live, leg, request, wanted.srtp)
         if wanted.caller.is_seat:
             live.srtp[leg.id] = Sdes(Policy.OFF)
         self._calls.advance(now, live, call, effects)
