@@ -305,7 +305,8 @@ class NameAddr(Struct, frozen=True, gc=False, omit_defaults=True):
         params = self.params
         if not params:
             return None
-        return params[0][1] if params[0][0] == "tag" and params[0][1] is not None else find_param(params, "tag")
+        name, value = params[0]
+        return value if name == "tag" and value is not None else find_param(params, "tag")
 
     def param(self, name: str) -> str | None:
         """The value of header parameter `name` (lower case), as `find_param`."""

@@ -190,7 +190,8 @@ class Transfers:
 
     def find_seat(self, request: Request) -> Caller | None:
         """In whose name another seat asks for the place of a party here, if it is one. Raises `MalformedMessage`."""
-        proof, value = request.get(PROOF), request.get("Replaces")
+        proof = request.get(PROOF)
+        value = None if proof is None else request.get("Replaces")
         if proof is None or value is None:
             return None
         ours = self._legs.settings.advertised[Transport.UDP]
