@@ -2,7 +2,8 @@
 
 For finding out what a change of the code is worth on a machine that other things run on: the time is that of this
 thread alone, in microseconds of a machine whose pace is told by a reference in the same round; the best round counts.
-`--profile` shows where it goes. What it finds is no figure: `make bench` is.
+`--profile` shows where it goes, `--counts` tells function calls and bytecodes, which are the same on every machine.
+What it finds is no figure: `make bench` is.
 """
 
 import argparse
@@ -16,7 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from types import FrameType
+from typing import Any, Final, NamedTuple
 
 from generator import PASSWORD
 
@@ -73,6 +75,34 @@ class Profile:
         return self.made if name == self._name else nullcontext()
 
 
+class Counts:
+    """Function calls and bytecodes, by the name of what they are done for."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, list[int]] = {}
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """What is done in the block is counted for that name."""
+        counted = self.made.setdefault(name, [0, 0])
+
+        def called(_frame: FrameType, event: str, _about: object) -> None:
+            counted[0] += event in ("call", "c_call")
+
+        def stepped(frame: FrameType, event: str, _about: object) -> Callable[..., Any]:
+            frame.f_trace_opcodes = True
+            counted[1] += event == "opcode"
+            return stepped
+
+        sys.setprofile(called)
+        sys.settrace(stepped)
+        try:
+            yield
+        finally:
+            sys.settrace(None)
+            sys.setprofile(None)
+
+
 class Stand:
     """A switch on its stand, with the file that it writes to and a media process that is only told."""
 
@@ -80,7 +110,7 @@ class Stand:
         settings = Settings("seat", "node", REALM, {Transport.UDP: SERVER}, SERVER.host, SERVER.host, (10_000, 60_000))
         self.now = 1_700_000_000.0
         self.spent_s: dict[str, float] = {}
-        self.profile: Profile | None = None
+        self.profile: Profile | Counts | None = None
         self._file = file
         self._written: list[Write] = []
         self._ordered: list[Order] = []
@@ -97,14 +127,15 @@ class Stand:
         """What the switch answers to each of these, which are of one name and come together."""
         outcomes = []
         before = time.thread_time()
-        with nullcontext() if self.profile is None else self.profile.of(heard[0].name):
+        with self._watched(heard[0].name):
             for flow, data, _ in heard:
                 outcomes.append(self.switch.received(self.now, flow, parse_message(data)))
         self._spend(heard[0].name, before)
         said = [self._carry_out(outcome) for outcome in outcomes]
         before = time.thread_time()
         if self._written and self._file is not None:
-            self._file.write([Batch("seat", 1, self._written)])
+            with self._watched("store"):
+                self._file.write([Batch("seat", 1, self._written)])
             self._spend("store", before)
         self._written.clear()
         self._ordered.clear()
@@ -121,10 +152,14 @@ class Stand:
         while (at := self.switch.deadline) is not None and at <= until:
             self.now = max(self.now, at)
             before = time.thread_time()
-            outcome = self.switch.tick(self.now)
+            with self._watched("timers"):
+                outcome = self.switch.tick(self.now)
             self._spend("timers", before)
             self._carry_out(outcome)
         self.now = until
+
+    def _watched(self, name: str) -> AbstractContextManager[object]:
+        return nullcontext() if self.profile is None else self.profile.of(name)
 
     def _spend(self, name: str, since: float) -> None:
         self.spent_s[name] = self.spent_s.get(name, 0.0) + time.thread_time() - since
@@ -186,7 +221,7 @@ def register(stand: Stand, users: list[str], peer: Address, tag: str) -> None:
 
 def call(stand: Stand, count: int, tag: str) -> Iterator[None]:
     """So many calls, in step with each other; they stand at the one yield."""
-    pairs = [(str(1000 + n % NUMBERS), str(1000 + NUMBERS + n % NUMBERS), f"k{tag}x{n}") for n in range(count)]
+    pairs = [(str(1000 + n % NUMBERS), str(1000 + NUMBERS + n % NUMBERS), f"k{tag}-{n}") for n in range(count)]
     caller, callee = flow_of(CALLER), flow_of(CALLEE)
 
     def body(n: int) -> bytes:
@@ -196,7 +231,7 @@ def call(stand: Stand, count: int, tag: str) -> Iterator[None]:
 
     def invite(user: str, to: str, call_id: str, seq: int, *more: tuple[str, str]) -> Request:
         made = request("INVITE", user, to, call_id, seq, CALLER, *more, sdp)
-        return Request(made.method, made.target, made.fields, body(int(call_id.partition("x")[2])))
+        return Request(made.method, made.target, made.fields, body(int(call_id.rpartition("-")[2])))
 
     first = [invite(*pair, 1) for pair in pairs]
     asked = in_groups(stand, [Heard(caller, bytes(r), "INVITE 1") for r in first])
@@ -268,6 +303,18 @@ def measure(stand: Stand, rounds: int, count: int, work: Callable[[str], None]) 
         sys.stdout.write(f"  {name:12} {spent / count * 1e6:7.1f}\n")
 
 
+def count(stand: Stand, each: int, work: Callable[[str], None]) -> None:
+    """Function calls and bytecodes of the second round, by name of message."""
+    work("warm")
+    stand.pass_time(SETTLED_S)
+    counts = stand.profile = Counts()
+    work("counted")
+    stand.pass_time(SETTLED_S)
+    all_calls, all_steps = (sum(made[i] for made in counts.made.values()) for i in (0, 1))
+    for name, (calls, steps) in (*counts.made.items(), ("all", (all_calls, all_steps))):
+        sys.stdout.write(f"  {name:12} {calls / each:9.1f} {steps / each:9.0f}\n")
+
+
 @contextmanager
 def a_stand(*, stores: bool) -> Iterator[Stand]:
     """A stand, with a file where asked for."""
@@ -284,6 +331,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=400, help="calls or registrations of a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--profile", metavar="NAME", help="of a message, as it is listed")
+    parser.add_argument("--counts", action="store_true", help="function calls and bytecodes in place of time")
     parser.add_argument("--only", choices=("calls", "registrations"))
     options = parser.parse_args()
     profile = None if options.profile is None else Profile(options.profile)
@@ -302,6 +350,10 @@ def main() -> int:
             with a_stand(stores=True) as stand:
                 register(stand, users, CALLEE, "before")
                 sys.stdout.write(f"{name}:\n")
+                if options.counts:
+                    each = options.count if name == "calls" else max(1, options.count // NUMBERS) * NUMBERS
+                    count(stand, each, partial(work, stand))
+                    continue
                 stand.profile = profile
                 measure(stand, options.rounds, options.count, partial(work, stand))
     if profile is not None:

@@ -54,14 +54,23 @@ def step(call: Call, now: float, event: Event) -> tuple[Call, Effects]:
     """The next value of the call and what is to be done, in order. The value must be stored before it is done."""
     out: Effects = []
     match event:
+        # What every call has comes first.
+        case Found():
+            call = found(call, now, event, out)
         case Ringing():
             call = ringing(call, now, event, out)
         case Answered():
             call = answered(call, now, event, out)
-        case Failed():
-            call = failed(call, now, event, out)
         case Confirmed():
             call = _confirmed(call, now, event, out)
+        case HungUp():
+            call = _hung_up(call, now, event, out)
+        case Gone():
+            call = set_phase(call, event.leg, LegPhase.GONE)
+        case Failed():
+            call = failed(call, now, event, out)
+        case Led():
+            call = led(call, now, event, out)
         case Updated():
             call = _updated(call, event, out)
         case UpdateAnswered():
@@ -78,18 +87,10 @@ def step(call: Call, now: float, event: Event) -> tuple[Call, Effects]:
             other = call.other(event.leg)
             if other is not None and other.phase is LegPhase.UP:
                 out.append(Tell(other.id, event.content_type, event.body))
-        case HungUp():
-            call = _hung_up(call, now, event, out)
         case Lost():
             call = _lost(call, now, event, out)
         case Silent():
             call = silent(call, now, event, out)
-        case Found():
-            call = found(call, now, event, out)
-        case Led():
-            call = led(call, now, event, out)
-        case Gone():
-            call = set_phase(call, event.leg, LegPhase.GONE)
         case SoundsEnded():
             if call.phase is Phase.UP and isinstance(call.app, SPEAKERS):
                 call = end(call, now, out, Result.ANSWERED, Cause(200, "Said all"), Party.SYSTEM)

@@ -223,6 +223,20 @@ class Call(Struct, frozen=True, gc=False, omit_defaults=True):
         return self.no_answer_at
 
     @property
+    def awaits_ack(self) -> bool:
+        """True where the caller has its answer and only its ACK is missing, by which nothing else will change."""
+        caller = self.caller
+        return (
+            caller.phase is LegPhase.ANSWERED
+            and caller.closing is None
+            and not self.late
+            and self.phase is Phase.UP
+            and self.app is None
+            and self.exchange is None
+            and self.transfer is None
+        )
+
+    @property
     def is_finished(self) -> bool:
         """True when nothing is left to wait for: the call may be forgotten."""
         return self.phase is Phase.OVER and not [leg for leg in self.legs if leg.phase is not LegPhase.GONE]
@@ -232,7 +246,10 @@ def with_leg(call: Call, leg: Leg) -> Call:
     """The call with this leg in place of the one of the same id."""
     if leg.id == CALLER:
         return replace(call, caller=leg)
-    return replace(call, callees=tuple([leg if old.id == leg.id else old for old in call.callees]))
+    callees = call.callees
+    if len(callees) == 1 and callees[0].id == leg.id:
+        return replace(call, callees=(leg,))
+    return replace(call, callees=tuple([leg if old.id == leg.id else old for old in callees]))
 
 
 def set_phase(call: Call, leg_id: str, phase: LegPhase) -> Call:

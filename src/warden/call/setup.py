@@ -96,7 +96,8 @@ def ringing(call: Call, now: float, event: Ringing, out: Effects) -> Call:
     # Early media is an answer, and the 200 has to repeat it: so it is passed on only where no other phone may answer.
     only = sum(other.phase in _WAITING for other in call.callees) == 1 and (not call.way or call.early)
     sdp = fitted(call.caller.heard, event.sdp) if only and event.sdp and not call.late else ""
-    call = replace(call, ringing_at=now if first else call.ringing_at)
+    if first:
+        call = replace(call, ringing_at=now)
     call = with_leg(call, replace(leg, phase=LegPhase.RINGING, heard=sdp or leg.heard))
     call, told = tell(call, CALLER, sdp)
     status = 180 if event.sdp and not told else event.status
@@ -125,14 +126,21 @@ def answered(call: Call, now: float, event: Answered, out: Effects) -> Call:
     if call.transfer is not None:
         return joining.answered(call, leg, sdp, out)
     phase = LegPhase.ANSWERED if call.late else LegPhase.UP
-    call = with_leg(call, replace(leg, phase=phase, heard=sdp))
-    call = replace(call, joined=leg.id, answered_by=leg.number, phase=Phase.UP, answered_at=now)
-    call = replace(call, ringing_at=call.ringing_at or now, way=(), so_far=None)
+    call = replace(
+        with_leg(call, replace(leg, phase=phase, heard=sdp)),
+        caller=replace(call.caller, phase=LegPhase.ANSWERED),
+        joined=leg.id,
+        answered_by=leg.number,
+        phase=Phase.UP,
+        ringing_at=call.ringing_at or now,
+        answered_at=now,
+        way=(),
+        so_far=None,
+    )
     for rival in call.callees:
         if rival.id != leg.id:
             call = drop_leg(call, rival.id, ELSEWHERE, out)
     call, told = tell(call, CALLER, sdp)
-    call = set_phase(call, CALLER, LegPhase.ANSWERED)
     if not call.late:
         out.append(Confirm(leg.id, ""))
     out.append(Accept(CALLER, told))

@@ -25,10 +25,10 @@ class Deadlines(Generic[K]):
 
     def set(self, key: K, at: float) -> None:
         """Let `key` be due at `at` (seconds, the caller's clock), whatever it was before."""
-        self._serial += 1
-        self._at[key] = (at, self._serial)
-        heappush(self._heap, (at, self._serial, key))
-        if len(self._heap) > 64 and len(self._heap) > 4 * len(self._at):
+        self._serial = serial = self._serial + 1
+        self._at[key] = (at, serial)
+        heappush(self._heap, (at, serial, key))
+        if not serial % 64 and len(self._heap) > 4 * len(self._at) + 64:
             self._heap = [(at, serial, key) for key, (at, serial) in self._at.items()]
             heapify(self._heap)
 

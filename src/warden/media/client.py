@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -49,46 +48,45 @@ class MediaClient:
         self._answer_s = answer_s
         self._serial = 0
         self._waiting: dict[int, asyncio.Future[tuple[Answer, ...]]] = {}
-        self._writer: asyncio.StreamWriter | None = None
-        self._reading: asyncio.Task[None] | None = None
+        self._wire: _Wire | None = None
+        self._hello: asyncio.Future[FromMedia] | None = None
 
     async def connect(self) -> None:
         """Attach: whoever controlled the process before is detached. Raises `Unavailable`, and as one of these
         `OtherVersion`.
         """
-        assert self._writer is None, "a client connects once"
-        writer: asyncio.StreamWriter | None = None
-        inbox = bytearray()
-        decoder = msgspec.msgpack.Decoder(FromMedia)
+        assert self._wire is None, "a client connects once"
+        loop = asyncio.get_running_loop()
+        wire = _Wire(self._received, self._ended, loop.create_future())
+        self._hello = loop.create_future()
         try:
             async with asyncio.timeout(self._answer_s):
-                reader, writer = await asyncio.open_unix_connection(str(self._path))
-                writer.write(frame(Hello()))
-                while (body := take_frame(inbox)) is None and (data := await reader.read(65536)):
-                    inbox += data
-                hello = None if body is None else decoder.decode(body)
-        except (OSError, TimeoutError, MalformedMessage, msgspec.DecodeError) as error:
-            await _hang_up(writer)
+                await loop.create_unix_connection(lambda: wire, str(self._path))
+                wire.write(frame(Hello()))
+                hello = await self._hello
+        except (OSError, TimeoutError) as error:
+            await wire.hang_up()
             raise Unavailable(f"media: {self._path} does not answer: {error or 'too late'}") from error
         except asyncio.CancelledError:
-            await _hang_up(writer)
+            await wire.hang_up()
             raise
         if not isinstance(hello, Hello):
-            await _hang_up(writer)
+            await wire.hang_up()
             raise Unavailable(f"media: {self._path} does not say hello")
         if hello.version != PROTOCOL_VERSION:
-            await _hang_up(writer)
+            await wire.hang_up()
             raise OtherVersion(self._path, hello.version, hello.pid)
+        if wire.is_closing:
+            raise Unavailable(f"media: {self._path} hung up")
         self.pid = hello.pid
-        self._writer = writer
-        self._reading = asyncio.create_task(self._read(reader, inbox, decoder), name="media-client")
+        self._wire = wire
 
     async def apply(self, orders: Sequence[Order]) -> Sequence[Answer]:
         """Carry out the orders in turn; one answer each. Raises `Unavailable` when the process does not answer in time:
         the orders may then have been carried out or not. Any number of calls may wait at once.
         """
-        writer = self._writer
-        if writer is None or writer.is_closing() or self._reading is None or self._reading.done():
+        wire = self._wire
+        if wire is None or wire.is_closing:
             raise Unavailable(f"media: not connected to {self._path}")
         parts: list[tuple[int, asyncio.Future[tuple[Answer, ...]]]] = []
         loop = asyncio.get_running_loop()
@@ -97,7 +95,7 @@ class MediaClient:
             part = loop.create_future()
             self._waiting[self._serial] = part
             parts.append((self._serial, part))
-            writer.write(frame(Orders(self._serial, tuple(orders[at : at + ORDERS_PER_FRAME]))))
+            wire.write(frame(Orders(self._serial, tuple(orders[at : at + ORDERS_PER_FRAME]))))
         answers: list[Answer] = []
         try:
             for _, part in parts:
@@ -115,43 +113,29 @@ class MediaClient:
 
     def tell(self, order: Order) -> None:
         """As `apply` of one order, without waiting for what becomes of it. Behind it comes what is applied later."""
-        if self._writer is not None and not self._writer.is_closing():
+        if self._wire is not None and not self._wire.is_closing:
             self._serial += 1
-            self._writer.write(frame(Orders(self._serial, (order,))))
+            self._wire.write(frame(Orders(self._serial, (order,))))
 
     async def close(self) -> None:
         """Detach. The media process goes on; whoever waits for an answer gets `Unavailable`."""
-        reading, self._reading = self._reading, None
-        if reading is not None:
-            reading.cancel()
-            await asyncio.wait([reading])
-        self._end()
-        await _hang_up(self._writer)
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.hang_up()
 
-    def _end(self) -> None:
-        if self._writer is not None:
-            self._writer.transport.abort()
+    def _ended(self) -> None:
+        if self._hello is not None and not self._hello.done():
+            self._hello.set_exception(ConnectionError("it hung up"))
         for part in self._waiting.values():
             if not part.done():
                 part.set_exception(Unavailable(f"media: the connection to {self._path} ended"))
-
-    async def _read(
-        self, reader: asyncio.StreamReader, inbox: bytearray, decoder: "msgspec.msgpack.Decoder[FromMedia]"
-    ) -> None:
-        try:
-            while True:
-                while (body := take_frame(inbox)) is not None:
-                    self._received(decoder.decode(body))
-                data = await reader.read(65536)
-                if not data:
-                    break
-                inbox += data
-        except (OSError, MalformedMessage, msgspec.DecodeError):
-            pass
-        self._end()
-        self._on_lost()
+        if self._wire is not None:
+            self._on_lost()
 
     def _received(self, message: FromMedia) -> None:
+        if self._hello is not None and not self._hello.done():
+            self._hello.set_result(message)
+            return
         match message:
             case Answers(serial=serial, answers=answers):
                 part = self._waiting.get(serial)
@@ -163,9 +147,52 @@ class MediaClient:
                 self._on_event(message)
 
 
-async def _hang_up(writer: asyncio.StreamWriter | None) -> None:
-    """Close the socket now and wait until it is: the process must see that we are gone, not that we said hello."""
-    if writer is not None:
-        writer.transport.abort()
-        with suppress(OSError):
-            await writer.wait_closed()
+class _Wire(asyncio.Protocol):
+    """The connection, without the streams of asyncio, which wake a task for each answer."""
+
+    def __init__(
+        self, on_message: Callable[[FromMedia], None], on_end: Callable[[], None], ended: "asyncio.Future[None]"
+    ) -> None:
+        self._on_message = on_message
+        self._on_end = on_end
+        self._gone = ended
+        self._inbox = bytearray()
+        self._decode = msgspec.msgpack.Decoder(FromMedia).decode
+        self._transport: asyncio.WriteTransport | None = None
+
+    @property
+    def is_closing(self) -> bool:
+        """True where nothing more can be said."""
+        return self._transport is None or self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """Say something."""
+        assert self._transport is not None, "connected"
+        self._transport.write(data)
+
+    async def hang_up(self) -> None:
+        """Close the socket now and wait until it is: the process must see that we are gone, not that we said hello."""
+        if self._transport is not None:
+            self._transport.abort()
+            await self._gone
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        inbox = self._inbox
+        inbox += data
+        try:
+            while (body := take_frame(inbox)) is not None:
+                self._on_message(self._decode(body))
+        except (MalformedMessage, msgspec.DecodeError):
+            if self._transport is not None:
+                self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's own name
+        """See `asyncio.Protocol`."""
+        if not self._gone.done():
+            self._gone.set_result(None)
+        self._on_end()

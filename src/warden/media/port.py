@@ -40,7 +40,8 @@ wait for as long as a stranger."""
 OPAQUE_BYTES_MIN: Final = 4
 """Shorter datagrams are keep-alives, which neither side needs from the other."""
 RECEIVE_BUFFER_BYTES: Final = 512 * 1024
-"""Packets wait here while the process has other things to do; the kernel may give less."""
+"""Packets wait here while the process has other things to do; the kernel may give less. RTCP, which has some a minute,
+has enough in what the kernel gives unasked."""
 DRAINED_MAX: Final = 4096
 """Packets thrown away at the opening of a port: more than the buffer holds, and an end to it under a flood."""
 EXPEDITED: Final = 0xB8
@@ -84,7 +85,7 @@ def usable(address: Address | None) -> Address | None:
     return None if host.is_unspecified else Address(host.text, address.port)
 
 
-def _bind(sock: socket.socket, address: tuple[str, int]) -> None:
+def _bind(sock: socket.SocketType, address: tuple[str, int]) -> None:
     """Bind it alone, or beside one that has been shared (`Port.share`); nobody else may come beside it then."""
     try:
         sock.bind(address)
@@ -161,9 +162,11 @@ class Port:
         self.number = side.port + rtcp
         six = ":" in host
         family = socket.AF_INET6 if six else socket.AF_INET
-        self.sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        # Without the layer that `socket.socket` puts around it, which has a price at each opening and closing.
+        self.sock = socket.SocketType(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            if not rtcp:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
             if six:
                 # An IPv4 peer is reached by a port of its own, and is not to show up as ::ffff:192.0.2.1.
                 self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -185,7 +188,7 @@ class Port:
         self.emit: Callable[[bytes], int] | None = None
         self.narrow = False
         # A connection would give one that is bound to no address of its own one of ours, and the peer may have another.
-        self._stays_wide = ip_address(host).is_unspecified
+        self._stays_wide = read_host(host).is_unspecified
         self.session = session
         self.events = events
         self.rtcp = rtcp
@@ -256,7 +259,7 @@ class Port:
             _libc.connect(self.fd, _UNSPECIFIED, len(_UNSPECIFIED))
 
     def close(self) -> None:
-        """Free the port."""
+        """Free the port. An epoll that watches it forgets it by itself, since nobody else has the descriptor."""
         self.sock.close()
 
     def describe(self, side: Side) -> None:

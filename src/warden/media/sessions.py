@@ -127,7 +127,7 @@ class Sessions:
             raise Impossible(f"the lease of {group} has ended")
         held = self._held.get(session.id)
         if held is None or held.order != session:
-            sides = _sides(session)
+            sides = _sides(session, None if held is None else held.order)
             octets = self._octets(session, held)
             opened = self._open(session, sides, held, ahead=ahead)
             if held is None:
@@ -172,9 +172,14 @@ class Sessions:
 
     def _replace(self, held: Held, session: Session, sides: dict[int, Side], opened: dict[int, Port]) -> None:
         for number in [n for n in held.ports if n & ~1 not in sides or n in opened]:
-            self._close(held.ports.pop(number))
+            port = held.ports.pop(number)
+            self._close(port)
+            if not port.rtcp:
+                self._past = _added(self._past, port.stats(0.0))
         for number, port in held.ports.items():
-            port.describe(sides[number & ~1])
+            side = sides[number & ~1]
+            if port.side != side:
+                port.describe(side)
         for port in opened.values():
             self.by_fd[port.fd] = port
             self._epoll.register(port.fd, select.EPOLLIN)
@@ -226,6 +231,8 @@ class Sessions:
         stats = tuple(self._stats(held))
         for port in held.ports.values():
             self._close(port)
+        for side in stats:
+            self._past = _added(self._past, side)
         return Dropped(stats)
 
     @staticmethod
@@ -236,17 +243,14 @@ class Sessions:
     def _close(self, port: Port) -> None:
         del self.by_fd[port.fd]
         self._rates.pop(port.fd, None)
-        self._epoll.unregister(port.fd)
         port.peer = None
         port.close()
-        if not port.rtcp:
-            self._past = _added(self._past, port)
 
     def _totals(self) -> TotalsAre:
         sums = self._past
         for port in self.by_fd.values():
             if not port.rtcp:
-                sums = _added(sums, port)
+                sums = _added(sums, port.stats(0.0))
         return TotalsAre(len(self._held), sums.packets, sums.bytes, sums.lost, sums.dropped, cpu_s=time.process_time())
 
     def close(self) -> None:
@@ -326,8 +330,7 @@ def _numbers(session: Session) -> list[list[int]]:
     return [a, b] if b else [a]
 
 
-def _added(sums: TotalsAre, port: Port) -> TotalsAre:
-    stats = port.stats(0.0)
+def _added(sums: TotalsAre, stats: SideStats) -> TotalsAre:
     return TotalsAre(
         packets=sums.packets + stats.packets,
         bytes=sums.bytes + stats.bytes,
@@ -336,18 +339,21 @@ def _added(sums: TotalsAre, port: Port) -> TotalsAre:
     )
 
 
-def _sides(session: Session) -> dict[int, Side]:
-    """All sides by port, checked; raises `Impossible`."""
+def _sides(session: Session, before: Session | None) -> dict[int, Side]:
+    """All sides by port, checked as far as they are not those of the session as it was; raises `Impossible`."""
     if not 1 <= len(session.streams) <= STREAMS_MAX:
         raise Impossible(f"{len(session.streams)} streams; 1 to {STREAMS_MAX} can be carried")
     sides: dict[int, Side] = {}
+    known = () if before is None or before.host != session.host else before.streams
+    checked = [side for stream in known for side in _of(stream)]
     for stream in session.streams:
         for side in _of(stream):
             if side.port % 2 or not 1024 <= side.port < 65535:
                 raise Impossible(f"port {side.port}: an even port from 1024 to 65534 is needed")
             if side.port in sides:
                 raise Impossible(f"port {side.port} is named twice")
-            _check(side, _ip_version("host", side.host or session.host))
+            if side not in checked:
+                _check(side, _ip_version("host", side.host or session.host))
             sides[side.port] = side
     ours = {side.host or session.host for side in sides.values()}
     for side in sides.values():

@@ -176,7 +176,7 @@ class Guard:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.SocketType,
         keys: Keys,
         rolled: Sequence[Rolled],
         *,

@@ -3,6 +3,7 @@
 Codecs and all else pass through as they were written. Nothing here knows SIP or remembers anything.
 """
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
@@ -60,6 +61,10 @@ _DROPPED: Final = frozenset(
 )
 
 
+# What begins like one of them: whether it is one is seen line by line.
+_OF_THE_DROPPED: Final = re.compile("\na=(?:" + "|".join(_DROPPED) + ")")
+
+
 class StreamInfo(Struct, frozen=True, gc=False):
     """One m= line for those who move packets.
 
@@ -111,9 +116,13 @@ def rewrite(sdp: str, *, host: str, ports: Sequence[int], session_id: int, versi
     session_held: bool | None = None
     session_direction: Direction | None = None
     held: bool | None = None
+    keeps_all = _OF_THE_DROPPED.search(sdp) is None
     for line in split_lines(sdp):
         type_ = line[0]
         if type_ == "a":
+            if keeps_all and index >= 0:
+                add(line)
+                continue
             name = line[2:].partition(":")[0].rstrip(" ")
             if name in _DROPPED:
                 continue

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from functools import lru_cache
 from ipaddress import ip_address
+from operator import itemgetter
 from typing import Final
 
 from msgspec import Struct
@@ -326,6 +327,10 @@ def encode(sdp: str) -> bytes:
     return sdp.encode("utf-8", "surrogateescape")
 
 
+_SECOND: Final = itemgetter(1)
+_EQUALS: Final = {"="}
+
+
 def split_lines(sdp: str) -> list[str]:
     """The lines, each `<letter>=<value>`, the first one v=0, none empty. Raises `MalformedMessage` (400, 413)."""
     if len(sdp) > SDP_CHARS_MAX:
@@ -336,13 +341,17 @@ def split_lines(sdp: str) -> list[str]:
             raise MalformedMessage("sdp: carriage return inside a line", 400)
     if "\0" in sdp:
         raise MalformedMessage("sdp: zero byte", 400)
-    lines = [line for line in sdp.split("\n") if line]
+    lines = list(filter(None, sdp.split("\n")))
     if len(lines) > LINES_MAX:
         raise MalformedMessage(f"sdp: more than {LINES_MAX} lines", 413)
-    for line in lines:
-        if line[1:2] != "=":
-            raise MalformedMessage(f"sdp: bad line {line[:60]!r}", 400)
-    if not lines or lines[0].rstrip(" ") != "v=0":
+    try:
+        are_lines = set(map(_SECOND, lines)) == _EQUALS
+    except IndexError:
+        are_lines = False
+    if not are_lines:
+        bad = next((line for line in lines if line[1:2] != "="), "")
+        raise MalformedMessage(f"sdp: bad line {bad[:60]!r}", 400)
+    if lines[0].rstrip(" ") != "v=0":
         raise MalformedMessage("sdp: does not begin with v=0", 400)
     return lines
 

@@ -124,7 +124,8 @@ def _check_frame(message: Message, first: dict[str, str]) -> tuple[CSeq, NameAdd
 
 
 def _check_via(message: Message) -> None:
-    if message.via.branch.lower() == MAGIC_COOKIE.lower():
+    branch = message.via.branch
+    if len(branch) == len(MAGIC_COOKIE) and branch.lower() == MAGIC_COOKIE.lower():
         # badbranch: all requests of such a peer would be one transaction.
         raise MalformedMessage("Via: a branch that is nothing but the cookie", 400)
 

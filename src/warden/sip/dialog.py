@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from warden.core.address import Flow
 from warden.core.errors import MalformedMessage, WardenError
 from warden.sip.message import Fields, Message, Request, Response
-from warden.sip.uri import parse_name_addr, parse_uri
+from warden.sip.uri import CACHED_CHARS_MAX, parse_name_addr, parse_uri
 
 TARGET_REFRESH: Final = frozenset(("INVITE", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER"))
 """Methods that carry Contact and move the remote target (RFC 3261 section 12.2, RFC 3311, RFC 6665, RFC 3515)."""
@@ -186,8 +186,15 @@ def request_uri(text: str) -> str:
 
 
 def _find_target(message: Message) -> str | None:
-    contacts = message.contacts
-    return request_uri(str(contacts[0].uri)) if contacts else None
+    contacts = message.values("Contact")
+    if not contacts or contacts[0] == "*":
+        return None
+    return (_target_of if len(contacts[0]) <= CACHED_CHARS_MAX else _target_of.__wrapped__)(contacts[0])
+
+
+@lru_cache(maxsize=4096)
+def _target_of(contact: str) -> str:
+    return request_uri(str(parse_name_addr(contact).uri))
 
 
 def _read_routes(message: Message) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ is cached, stored in a value's repr or put into an error.
 import hashlib
 import hmac
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
+from binascii import a2b_base64
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -48,6 +49,8 @@ _HASHES: Final[dict[Algorithm, Callable[..., Any]]] = {
     Algorithm.SHA_512_256: partial(hashlib.new, "sha512_256"),
 }
 _ALGORITHMS: Final = {a.value: a for a in Algorithm}
+_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
+"""From the base64 of URLs to the usual one (RFC 4648 section 5)."""
 
 
 class NonceState(StrEnum):
@@ -129,14 +132,15 @@ class Nonces:
         """What `nonce` is worth at `now`."""
         if len(nonce) != 40 or not nonce.isascii():
             return NonceState.FORGED
+        given = nonce.encode("ascii")
         try:
-            raw = urlsafe_b64decode(nonce)
+            body = a2b_base64(given[:20].translate(_STANDARD))
         except ValueError:
             return NonceState.FORGED
         # Decoders skip what is no base64: one nonce shall have one spelling, or a replay would not be known as one.
-        if urlsafe_b64encode(raw) != nonce.encode("ascii") or not hmac.compare_digest(raw[15:], self._proof(raw[:15])):
+        if not hmac.compare_digest(given, urlsafe_b64encode(body + self._proof(body))):
             return NonceState.FORGED
-        age_s = now - int.from_bytes(raw[:6], "big") / 1000
+        age_s = now - int.from_bytes(body[:6], "big") / 1000
         return NonceState.FRESH if -CLOCK_SKEW_S <= age_s <= self._lifetime_s else NonceState.STALE
 
     def _proof(self, body: bytes) -> bytes:
@@ -328,7 +332,9 @@ def _parse_parameters(value: str) -> dict[str, str]:
     items = _PARAMETERS.findall(value, at)
     if sum([len(item[0]) for item in items]) == end - at and len(items) <= PARAMETERS_MAX:
         # Nothing stands between them.
-        found = {name.lower(): quoted or plain for _, name, quoted, plain in items}
+        found = {name: quoted or plain for _, name, quoted, plain in items}
+        if not "".join(found).islower():
+            found = {name.lower(): quoted or plain for _, name, quoted, plain in items}
         if len(found) == len(items):
             return found
     found = {}

@@ -146,7 +146,11 @@ class Endpoint:
                 assert end is not None, "a deadline is only set where CLOCKS names its timer"
                 if live.machine is Machine.INVITE_SERVER and live.state is State.ACCEPTED and live.resend_at < inf:
                     out.append(AckMissing(key))
-                out += self._step(now, live, end)
+                if live.table.get((live.state, end)) == _ENDS:
+                    # What nearly all end by: nobody is told.
+                    self._remove(live)
+                else:
+                    out += self._step(now, live, end)
             else:
                 assert again is not None, "a repetition is only set where CLOCKS names its timer"
                 self.counters.resent += 1
@@ -221,6 +225,7 @@ class Endpoint:
         live = self._live.get(key)
         if live is not None and live.machine is Machine.INVITE_SERVER and live.state is State.ACCEPTED:
             live.resend_at = inf
+            live.data = b""
             self._arm(live)
         return []
 
@@ -515,6 +520,7 @@ class Endpoint:
             self._remove(cancel)
 
 
+_ENDS: Final = (State.TERMINATED, ())
 _ANSWERED: Final = frozenset((State.COMPLETED, State.CONFIRMED, State.ACCEPTED))
 
 

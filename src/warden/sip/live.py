@@ -44,9 +44,10 @@ class Live(Struct, eq=False, gc=False):
     def value(self, cancellation: Transaction | None) -> Transaction:
         """As a value for `revived`, together with its CANCEL."""
         request = self.request
+        is_client = self.machine in CLIENTS
         if request is None:
             printed = b""
-        elif self.machine in CLIENTS:
+        elif is_client:
             printed = self.data
         else:
             # Printed once: a call is written more often than its INVITE changes.
@@ -60,7 +61,7 @@ class Live(Struct, eq=False, gc=False):
             method=self.method,
             flow=self.flow,
             request=printed,
-            response=b"" if self.machine in CLIENTS else self.data,
+            response=b"" if is_client else self.data,
             ack=self.ack,
             resend_at=self.resend_at,
             interval=self.interval,

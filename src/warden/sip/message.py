@@ -34,6 +34,9 @@ VALUES_MAX: Final = 256
 """Values per header, over all its fields: each may cost a look-up later on, and Vias end at 70 hops."""
 _USUAL_TYPES: Final = frozenset(("", "application/sdp"))
 _NO_LINE_ENDS: Final = {10: " ", 13: " "}
+_COPIED: Final = frozenset(("Via", "From", "Call-ID", "CSeq"))
+"""What a response has of its request as it is (section 8.2.6.2)."""
+_NEEDED: Final = frozenset(("Via", "From", "To", "Call-ID", "CSeq"))
 
 REASONS: Final[dict[int, str]] = {
     100: "Trying",
@@ -159,7 +162,10 @@ class Via(Struct, frozen=True, gc=False):
     @property
     def branch(self) -> str:
         """The branch parameter, "" where there is none (RFC 2543 peers)."""
-        return find_param(self.params, "branch") or ""
+        params = self.params
+        if params and params[0][0] == "branch":
+            return params[0][1] or ""
+        return find_param(params, "branch") or ""
 
     def param(self, name: str) -> str | None:
         """The value of parameter `name` (lower case), as `find_param`."""
@@ -216,13 +222,14 @@ class Message:
         """
         if self.raw is not None:
             return self.raw
-        lines = [self.start_line]
-        lines += [f"{name}: {value}" for name, value in self.fields if name != "Content-Length"]
-        lines.append(f"Content-Length: {len(self.body)}\r\n\r\n")
+        # Nothing is looked at field by field where nothing has to be.
+        lines = [self.start_line, *map(": ".join, self.fields)]
         text = "\r\n".join(lines)
-        if text.count("\n") != len(lines) + 1 or text.count("\r") != len(lines) + 1:
-            text = "\r\n".join(line.translate(_NO_LINE_ENDS) for line in lines[:-1]) + "\r\n" + lines[-1]
-        return text.encode("utf-8", "surrogateescape") + self.body
+        ends = len(lines) - 1
+        if text.count("\n") != ends or text.count("\r") != ends or "\nContent-Length:" in text:
+            kept = [line for line in lines if not line.startswith("Content-Length:")]
+            text = "\r\n".join([line.translate(_NO_LINE_ENDS) for line in kept])
+        return f"{text}\r\nContent-Length: {len(self.body)}\r\n\r\n".encode("utf-8", "surrogateescape") + self.body
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -256,10 +263,14 @@ class Message:
 
     def get_all(self, name: str) -> list[str]:
         """Every field of header `name`, in order, not split at commas."""
-        # Most of what is asked for is not there.
+        # Most of what is asked for is not there, and most of what is there stands there once.
         first = self._first
-        if name not in (self.first if first is None else first):
+        if first is None:
+            first = self.first
+        if name not in first:
             return []
+        if len(first) == len(self.fields):
+            return [first[name]]
         return [value for key, value in self.fields if key == name]
 
     def values(self, name: str) -> list[str]:
@@ -267,10 +278,11 @@ class Message:
 
         Raises `MalformedMessage` (400) for open quotes and brackets, and for more than VALUES_MAX values.
         """
-        if name not in self.first:
-            return []
+        found = self.get_all(name)
+        if not found or (len(found) == 1 and found[0] and "," not in found[0]):
+            return found
         out: list[str] = []
-        for value in self.get_all(name):
+        for value in found:
             if "," in value:
                 out += [v for part in split_outside_quotes(value, ",") if (v := part.strip())]
             elif value:
@@ -293,7 +305,8 @@ class Message:
     @property
     def call_id(self) -> str:
         """The Call-ID."""
-        return self._need("Call-ID")
+        first = self._first
+        return first["Call-ID"] if first is not None and "Call-ID" in first else self._need("Call-ID")
 
     @property
     def cseq(self) -> CSeq:
@@ -356,7 +369,10 @@ class Message:
         if value is None:
             return None
         digits = value
-        if not digits.isdigit():
+        if digits.isdigit():
+            if len(digits) < 10 and digits.isascii():
+                return int(digits)
+        else:
             digits = value.partition(";")[0].partition("(")[0].strip(" \t")
         if not (digits.isdigit() and digits.isascii()) or len(digits) > 10 or int(digits) > 0xFFFFFFFF:
             raise MalformedMessage(f"{name}: {value[:40]!r} is not a number below 2^32", 400)
@@ -445,15 +461,27 @@ class Request(Message):
 
         Never raises, so that a malformed request can be refused.
         """
-        copied = []
-        for name, value in self.fields:
-            if name in ("Via", "From", "Call-ID", "CSeq") or (name == "Timestamp" and status == 100):
-                copied.append((name, value))
-            elif name == "To":
-                if to_tag and not _has_tag(value):
-                    value = f"{value};tag={to_tag}"
-                copied.append((name, value))
-        return Response(status, reason or REASONS.get(status, "Unknown"), (*copied, *fields), body)
+        copied: list[tuple[str, str]] | Fields
+        first = self.first
+        if len(first) == len(self.fields) and first.keys() >= _NEEDED and "Timestamp" not in first:
+            to = first["To"]
+            copied = (
+                ("Via", first["Via"]),
+                ("From", first["From"]),
+                ("To", f"{to};tag={to_tag}" if to_tag and not _has_tag(to) else to),
+                ("Call-ID", first["Call-ID"]),
+                ("CSeq", first["CSeq"]),
+            )
+        else:
+            copied = []
+            for field in self.fields:
+                name = field[0]
+                if name in _COPIED or (name == "Timestamp" and status == 100):
+                    copied.append(field)
+                elif name == "To":
+                    value = field[1]
+                    copied.append((name, f"{value};tag={to_tag}") if to_tag and not _has_tag(value) else field)
+        return Response(status, reason or REASONS.get(status) or "Unknown", (*copied, *fields), body)
 
 
 class Response(Message):

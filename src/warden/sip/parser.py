@@ -66,7 +66,9 @@ def read_head(head: bytes) -> tuple[Request | Response, int | None]:
         del lines[0]
         try:
             pairs = [line.split(": ", 1) for line in lines]
-            fields = tuple([(CANONICAL[name], value.strip(" ")) for name, value in pairs])
+            if ":  " in text or " \r" in text or text[-1:] == " ":
+                pairs = [[name, value.strip(" ")] for name, value in pairs]
+            fields = tuple([(CANONICAL[name], value) for name, value in pairs])
         except (KeyError, ValueError):
             return _read_unusual_head(text, head)
         first = dict(reversed(fields))

@@ -29,7 +29,8 @@ def find_branch(value: str) -> str:
 
 def has_rfc3261_branch(via: Via) -> bool:
     """True where the branch identifies the transaction. The cookie alone (RFC 4475 section 3.2.1) does not."""
-    return via.branch.startswith(MAGIC_COOKIE) and len(via.branch) > len(MAGIC_COOKIE)
+    branch = via.branch
+    return branch.startswith(MAGIC_COOKIE) and len(branch) > len(MAGIC_COOKIE)
 
 
 def server_key(request: Request, via: Via, method: str) -> str:
@@ -39,8 +40,9 @@ def server_key(request: Request, via: Via, method: str) -> str:
     from those of client transactions. Without an RFC 3261 branch the name is made of what RFC 2543 compares, header
     values as written: retransmissions are copies.
     """
-    if has_rfc3261_branch(via):
-        return f"{via.branch} {via.host.lower()}:{via.port or SIP_PORT} {method}"
+    branch = via.branch
+    if branch.startswith(MAGIC_COOKIE) and len(branch) > len(MAGIC_COOKIE):
+        return f"{branch} {via.host.lower()}:{via.port or SIP_PORT} {method}"
     return rfc2543_key(request, method, request.to.tag or "")
 
 

@@ -114,6 +114,8 @@ class Uri(Struct, frozen=True, gc=False, omit_defaults=True):
         It is not transitive: `;security=on` and `;security=off` both equal the URI without either, yet differ. So it
         cannot make a dictionary key; `bare()` in lower case can.
         """
+        if self == other:
+            return True
         if self.scheme != other.scheme or self.scheme not in ("sip", "sips"):
             return str(self).lower() == str(other).lower()
         if _comparable(self.user) != _comparable(other.user) or _comparable(self.password) != _comparable(
@@ -303,7 +305,8 @@ class NameAddr(Struct, frozen=True, gc=False, omit_defaults=True):
         params = self.params
         if not params:
             return None
-        return params[0][1] if params[0][0] == "tag" and params[0][1] is not None else find_param(params, "tag")
+        name, value = params[0]
+        return value if name == "tag" and value is not None else find_param(params, "tag")
 
     def param(self, name: str) -> str | None:
         """The value of header parameter `name` (lower case), as `find_param`."""
@@ -329,16 +332,16 @@ def parse_name_addr(text: str) -> NameAddr:
     Without brackets, everything behind the first ";" belongs to the header, not the URI (section 20), and a "?"
     or "," in the URI is an error.
     """
-    usual = _USUAL_NAME_ADDR.match(text)
-    if usual is not None:
-        # A tag is new in each call, so that remembering the text would be of no use.
-        uri, tag = usual.groups()
-        return NameAddr(parse_uri(uri), "", (("tag", tag),))
+    # A tag is new in each call, but stands in all its messages.
     return _parse_name_addr(text) if len(text) <= CACHED_CHARS_MAX else _parse_name_addr.__wrapped__(text)
 
 
 @lru_cache(maxsize=8192)
 def _parse_name_addr(text: str) -> NameAddr:
+    usual = _USUAL_NAME_ADDR.match(text)
+    if usual is not None:
+        uri, tag = usual.groups()
+        return NameAddr(parse_uri(uri), "", (("tag", tag),))
     text = text.strip(" \t")
     display = ""
     if text[:1] == '"':

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from warden.core.address import Transport
 from warden.sdp.relay import STREAMS_MAX, streams
-from warden.sdp.sdes import NotSecure, Policy
+from warden.sdp.sdes import NotSecure, Policy, Sdes
 from warden.sip.digest import Nonces
 from warden.sip.message import Fields, Request
 from warden.store.ports import Extension
@@ -60,7 +60,7 @@ class Caller(Struct, frozen=True, gc=False):
 
 class Wanted(Struct, frozen=True, gc=False):
     """A call that may begin. `sdp` is the caller's offer ("" for a late one), `streams` the number of its m= lines that
-    need ports, `hops` the Max-Forwards for the callees.
+    need ports, `hops` the Max-Forwards for the callees, `srtp` what protects its media, if anything.
     """
 
     caller: Caller
@@ -68,6 +68,7 @@ class Wanted(Struct, frozen=True, gc=False):
     sdp: str
     streams: int
     hops: int
+    srtp: Sdes | None
 
 
 class Admission:
@@ -116,7 +117,7 @@ class Admission:
         if not dialled or len(dialled) > NUMBER_CHARS_MAX:
             return Refusal(484, proven=True)
         try:
-            _, sdp = begin(policy, offer_of(request), transport)
+            srtp, sdp = begin(policy, offer_of(request), transport)
         except NotSecure as error:
             return Refusal(488, why(error, self._settings.media_host), "srtp_refused", proven=True)
         wanted = streams(sdp) if sdp else ()
@@ -126,7 +127,7 @@ class Admission:
         if not self._settings.reaches(audio_host(sdp)):
             return Refusal(488, (no_way(self._settings.media_host),), proven=True)
         slots = min(len(wanted), STREAMS_MAX) if sdp else 1
-        return Wanted(caller, printable(dialled), sdp, slots, _hops(request) - 1)
+        return Wanted(caller, printable(dialled), sdp, slots, _hops(request) - 1, srtp)
 
     def _owner(self, now: float, request: Request, directory: Directory, *names: str) -> Extension | Refusal:
         """The extension that sent the request, which must be the one that all `names` are of."""

@@ -49,8 +49,9 @@ class Index:
         """The leg belongs to the call from now on."""
         self._by_dialog[leg.call_id, leg.local_tag] = (live, leg.id)
         call = live.call
-        self._by_number.setdefault(call.leg(leg.id).number, {})[call.id] = live
-        if not call.leg(leg.id).is_inbound:
+        its = call.leg(leg.id)
+        self._by_number.setdefault(its.number, {})[call.id] = live
+        if not its.is_inbound:
             self._own_call_ids.add(leg.call_id)
 
     def drop_leg(self, live: LiveCall, leg: SipLeg, number: str) -> None:

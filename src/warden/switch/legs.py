@@ -99,11 +99,12 @@ class Legs:
             allows_update="UPDATE" in request.tokens("Allow"),
         )
 
-    def open_inbound(self, live: LiveCall, leg: SipLeg, request: Request) -> None:
-        """The leg becomes one of the call's."""
+    def open_inbound(self, live: LiveCall, leg: SipLeg, request: Request, srtp: Sdes | None) -> None:
+        """The leg becomes one of the call's; `srtp` is what its request began."""
         live.legs[leg.id] = leg
         live.requests[leg.invite] = request
-        self.secrecy.opened_by(live, leg.id, request, leg.flow.transport)
+        if srtp is not None:
+            live.srtp[leg.id] = srtp
         self.index.add_leg(live, leg)
         self.index.own(live, leg.id, leg.invite, "invite")
 
@@ -279,7 +280,7 @@ class Legs:
                 agreement, timer = accept(now, request, self.settings.session)
                 live.legs[leg_id] = replace(leg, timer=timer)
                 extra += agreement
-            extra += tuple(f for f in request.fields if f[0] == "Record-Route")
+            extra += tuple([("Record-Route", value) for value in request.get_all("Record-Route")])
         else:
             extra = (*fields, *self._warning(status))
         sdp = self.secrecy.says(live, leg_id, sdp)

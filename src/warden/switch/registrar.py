@@ -112,20 +112,17 @@ def register(
     path = tuple(request.values("Path"))
     if len(path) > PATHS_MAX:
         return Registration(bindings, 400, reason="Too Many Path Values")
-    supports_outbound = OUTBOUND in request.tokens("Supported")
     fields: tuple[tuple[str, str], ...] = ()
     for contact in request.contacts:
         if contact.uri.scheme not in ("sip", "sips"):
             return Registration(bindings, 400, reason="Contact Is No SIP URI")
-        asked = _expires(contact.param("expires"))
+        asked, instance, reg_id = _said_of(contact)
         expires = header_expires if asked is None else asked
         if expires is None:
             expires = limits.default_expires_s
         if 0 < expires < limits.min_expires_s:
             return Registration(bindings, 423, (("Min-Expires", str(limits.min_expires_s)),))
-        instance = (contact.param("+sip.instance") or "").strip('"')
-        reg_id = int(digits) if (digits := contact.param("reg-id") or "").isdecimal() and len(digits) < 6 else 0
-        keeps_flow = supports_outbound and reg_id > 0 and instance != ""
+        keeps_flow = reg_id > 0 and instance != "" and OUTBOUND in request.tokens("Supported")
         if keeps_flow and len(request.values("Via")) > 1 and not any(map(_keeps_flow, path)):
             return Registration(bindings, 439)
         old = _find(kept, contact) or _find_returned(kept, contact, call_id, flow, is_gone)
@@ -146,7 +143,7 @@ def register(
             cseq=cseq,
             flow=flow,
             direct=direct and not keeps_flow,
-            q=_q(contact),
+            q=_q(contact) if contact.params else 1000,
             instance=instance,
             reg_id=reg_id,
             path=path,
@@ -192,6 +189,16 @@ def contact_fields(bindings: tuple[Binding, ...], now: float) -> tuple[tuple[str
             value += f";reg-id={b.reg_id}"
         fields.append(("Contact", value))
     return tuple(fields)
+
+
+def _said_of(contact: NameAddr) -> tuple[int | None, str, int]:
+    """What a Contact says of itself: expiry (None where it does not), instance ("" for none) and reg-id (0)."""
+    if not contact.params:
+        return None, "", 0
+    instance = (contact.param("+sip.instance") or "").strip('"')
+    digits = contact.param("reg-id") or ""
+    reg_id = int(digits) if digits.isdecimal() and len(digits) < 6 else 0
+    return _expires(contact.param("expires")), instance, reg_id
 
 
 def _find(bindings: list[Binding], contact: NameAddr) -> Binding | None:

@@ -167,6 +167,9 @@ class Runner:
             await self._emptied.wait()
 
     def _arm(self) -> None:
+        if self._timer is not None and self._timer_at <= self._ticked_at + TICK_S:
+            # It cannot be needed sooner.
+            return
         at = self.switch.deadline
         if at is None:
             return

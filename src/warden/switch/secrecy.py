@@ -22,8 +22,7 @@ from warden.sdp.sdes import (
     say_offer,
     speaks_of_keys,
 )
-from warden.sip.message import Fields, Request
-from warden.switch.bodies import offer_of
+from warden.sip.message import Fields
 from warden.switch.directory import Directory
 from warden.switch.live import LiveCall
 from warden.switch.registrar import Binding
@@ -59,12 +58,6 @@ class Secrecy:
         policy = self._policy(live, leg_id)
         if policy is Policy.REQUIRED or (policy is Policy.OPTIONAL and transport in PRIVATE):
             live.srtp[leg_id] = Sdes(policy, offers=True)
-
-    def opened_by(self, live: LiveCall, leg_id: str, request: Request, transport: Transport) -> None:
-        """A leg from a phone, by this INVITE, which was found good."""
-        begun, _ = begin(self._policy(live, leg_id), offer_of(request), transport)
-        if begun is not None:
-            live.srtp[leg_id] = begun
 
     def asks(self, live: LiveCall, leg_id: str, sdp: str) -> str:
         """The offer of a request of ours as the peer is to see it; "" asks the peer for one."""

@@ -571,7 +571,7 @@ class Switch:
                 for old in done.moved:
                     self._legs.move(live_call, old, arrived.flow)
                 self._calls.touch(live_call)
-        paths = tuple(f for f in request.fields if f[0] == "Path")
+        paths = [("Path", value) for value in request.get_all("Path")]
         self._respond(now, arrived, 200, *contact_fields(done.bindings, now), *done.fields, *paths)
 
     def _invite(self, now: float, arrived: Arrived, caller: Caller) -> None:
@@ -619,7 +619,7 @@ class Switch:
         )
         self._legs.outputs += self.endpoint.respond(now, arrived.key, request.respond(100))
         live_call = self.calls[call.id] = LiveCall(call, wanted.hops)
-        self._legs.open_inbound(live_call, leg, request)
+        self._legs.open_inbound(live_call, leg, request, wanted.srtp)
         if leg.trunk is not None:
             self._legs.over_trunks.take_channel(live_call, leg)
         self.counters["calls"] += 1
@@ -642,7 +642,8 @@ class Switch:
     # The outcome
 
     def _outcome(self, now: float) -> Outcome:
-        self._calls.settle_touched(now)
+        calls, trunks, changes = self._calls, self.trunks, self._hunting.changes
+        calls.settle_touched(now)
         said = self._legs.outputs
         sends = [x for x in said if type(x) is Send]
         said.clear()
@@ -651,17 +652,18 @@ class Switch:
             if made:
                 writes += made
                 made.clear()
-        lookups: list[Lookup | TrunkLookup | Change] = [*self._calls.lookups, *self._hunting.changes]
-        if self.trunks.has_something_to_do:
-            sends += [x for x in self.trunks.outputs if isinstance(x, Send)]
-            writes += self.trunks.writes
-            lookups += self.trunks.lookups
-            self.trunks.clear()
-        outcome = Outcome(writes, self._calls.orders, sends, lookups)
-        self._calls.orders = []
-        if lookups:
-            self._calls.lookups = []
-            self._hunting.changes.clear()
+        lookups: list[Lookup | TrunkLookup | Change] = []
+        if calls.lookups or changes:
+            lookups = [*calls.lookups, *changes]
+            calls.lookups = []
+            changes.clear()
+        if trunks.has_something_to_do:
+            sends += [x for x in trunks.outputs if isinstance(x, Send)]
+            writes += trunks.writes
+            lookups += trunks.lookups
+            trunks.clear()
+        outcome = Outcome(writes, calls.orders, sends, lookups)
+        calls.orders = []
         return outcome
 
 

@@ -129,7 +129,7 @@ class Transfers:
         leg = self._legs.inbound_leg(key, request, flow, call.callees[-1].id)
         self._legs.outputs += self._legs.endpoint.respond(now, key, request.respond(100))
         live.call = call
-        self._legs.open_inbound(live, leg, request)
+        self._legs.open_inbound(live, leg, request, wanted.srtp)
         if wanted.caller.is_seat:
             live.srtp[leg.id] = Sdes(Policy.OFF)
         self._calls.advance(now, live, call, effects)
@@ -190,7 +190,8 @@ class Transfers:
 
     def find_seat(self, request: Request) -> Caller | None:
         """In whose name another seat asks for the place of a party here, if it is one. Raises `MalformedMessage`."""
-        proof, value = request.get(PROOF), request.get("Replaces")
+        proof = request.get(PROOF)
+        value = None if proof is None else request.get("Replaces")
         if proof is None or value is None:
             return None
         ours = self._legs.settings.advertised[Transport.UDP]
