@@ -32,6 +32,9 @@ from warden.web.state import NodeState
 SETUP_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0)
 """From a machine that answers at once to the longest ringing; 2 and 3 s are the limits that alerts look at."""
 
+POST_DIAL_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0)
+"""Of a phone in the house some hundredths of a second; a mobile far away takes ten."""
+
 Labels = tuple[str, ...]
 Samples = Iterable[tuple[Labels, float]]
 """Label values and the figure."""
@@ -98,6 +101,23 @@ def _clocks(state: NodeState) -> Samples:
 def _pool(state: NodeState) -> Samples:
     used, idle = (0, 0) if state.database is None else state.database.connections
     return [(("used",), used), (("idle",), idle)]
+
+
+def _pool_max(state: NodeState) -> Samples:
+    return [] if state.database is None else [((), state.database.connections_max)]
+
+
+def _keepalived(state: NodeState) -> Samples:
+    return [] if state.vrrp is None else [((), not state.vrrp.error)]
+
+
+def _certificates(state: NodeState) -> Samples:
+    """All seats show the same files; one that was adopted before they were read again may still have the old ones."""
+    ends: dict[str, float] = {}
+    for seat in state.seats.values():
+        for file, ends_at in seat.driver.certificates.items():
+            ends[file] = min(ends_at, ends.get(file, ends_at))
+    return [((file,), ends_at) for file, ends_at in ends.items()]
 
 
 def _calls(seat: HeldSeat) -> Samples:
@@ -197,6 +217,11 @@ ROWS: Final[tuple[Row | SeatRow, ...]] = (
     Row(
         "pbx_accepting_calls", "1 where the node may take new calls, as /health says.", _one(lambda s: not s.refusals())
     ),
+    Row(
+        "pbx_draining",
+        "1 where the node is drained: it hands its seats over and takes none.",
+        _one(lambda s: s.agent is not None and s.agent.draining),
+    ),
     # Cluster
     Row("pbx_seat_holder", "1 on the node that holds the seat, 0 on the others.", _holders, ("seat",)),
     SeatRow("pbx_seat_epoch", "How often the seat has changed hands.", _seat(lambda s: s.epoch), by_seat=True),
@@ -207,6 +232,7 @@ ROWS: Final[tuple[Row | SeatRow, ...]] = (
         ("cluster_name",),
     ),
     Row("pbx_cluster_members", "Members that this node sees alive.", _one(lambda s: len(views.member_names(s)))),
+    Row("pbx_keepalived_up", "1 while keepalived is heard, where it moves the addresses.", _keepalived),
     Row("pbx_coordinator_up", "1 while the coordinator answers, if there is one.", _one(views.sees_coordinator)),
     Row(
         "pbx_failovers_total",
@@ -332,6 +358,12 @@ ROWS: Final[tuple[Row | SeatRow, ...]] = (
     SeatRow(
         "pbx_sip_unsaid_total", "Messages not sent since the seat was ours no more.", _seat(lambda s: s.gate.unsaid)
     ),
+    Row(
+        "pbx_certificate_expires_timestamp_seconds",
+        "When a certificate of the SIP port ends (seconds since the epoch).",
+        _certificates,
+        ("certificate",),
+    ),
     SeatRow("pbx_sip_transactions", "SIP transactions now.", _seat(lambda s: len(s.switch.endpoint))),
     SeatRow("pbx_sip_connections", "Connections open now.", _connections_open, ("transport",)),
     SeatRow("pbx_sip_connections_opened_total", "Connections opened.", _connections, ("transport", "direction")),
@@ -385,6 +417,7 @@ ROWS: Final[tuple[Row | SeatRow, ...]] = (
         _seat(lambda s: s.runner.replicator.stored_late),
     ),
     Row("pbx_database_connections", "Connections to the database, by whether they are in use.", _pool, ("state",)),
+    Row("pbx_database_connections_max", "How many connections there may be.", _pool_max),
     Row("pbx_database_up", "1 while the database answers.", _one(_database_answers)),
     SeatRow(
         "pbx_cdrs_waiting", "CDRs on their way into the database.", _seat(lambda s: s.outbox.waiting), by_seat=True
@@ -403,6 +436,7 @@ class NodeCollector(Collector):
         # By the name of the counter: what the seats counted that have gone.
         self._gone = {row.name: Counter[Labels]() for row in ROWS if isinstance(row, SeatRow) and row.is_counter}
         self._setups = Histogram(SETUP_BUCKETS_S)
+        self._post_dials = Histogram(POST_DIAL_BUCKETS_S)
         self._writes = Histogram()
         self._lost = 0
         self._packets = 0
@@ -449,18 +483,30 @@ class NodeCollector(Collector):
         return sums.items()
 
     def _take(self, seat: HeldSeat) -> None:
-        taken = seat.switch.setup_seconds
-        for seconds in taken:
-            self._setups.observe(seconds)
-        taken.clear()
+        for taken, histogram in (
+            (seat.switch.setup_seconds, self._setups),
+            (seat.switch.post_dial_seconds, self._post_dials),
+        ):
+            for seconds in taken:
+                histogram.observe(seconds)
+            taken.clear()
         self._writes.drain(seat.runner.replicator.write_seconds)
 
     def _histograms(self) -> Iterator[Metric]:
         for seat in self._seats:
             self._take(seat)
-        agent, database = self._state.agent, self._state.database
+        agent, database, quality = self._state.agent, self._state.database, self._state.media.quality
         for name, meaning, found in (
             ("pbx_call_setup_seconds", "From the INVITE to the answer, ringing included.", self._setups),
+            (
+                "pbx_post_dial_seconds",
+                "From the INVITE until the caller heard of it: that it rings, or is answered.",
+                self._post_dials,
+            ),
+            ("pbx_rtp_jitter_seconds", "Interarrival jitter of sides of calls, at their end.", quality.jitter_s),
+            ("pbx_rtp_loss_ratio", "The part of its packets that was lost, of sides of calls.", quality.loss),
+            ("pbx_rtp_round_trip_seconds", "Round trip to phones that send RTCP.", quality.round_trip_s),
+            ("pbx_rtp_mos", "Mean opinion score by the E-model, of sides of calls.", quality.mos),
             (
                 "pbx_state_store_seconds",
                 "How long the store took for a write; 0.05 is the most that calls wait.",
