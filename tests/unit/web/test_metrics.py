@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from warden.cluster.agent import Agent
 from warden.cluster.decide import Seat
 from warden.cluster.members import Record
-from warden.cluster.seat import HeldSeat
+from warden.cluster.seat import Door, HeldSeat
 from warden.core.address import Transport
 from warden.media.client import MediaClient
 from warden.media.protocol import SideStats, TotalsAre
@@ -345,7 +345,9 @@ async def test_members_of_a_cluster_tell_who_leads_who_holds_what_and_what_chang
         cluster = views.cluster(offices["n2"].state)
         assert [(m.node, m.http, m.clock_behind_s) for m in cluster.members] == [("n2", "http://n2", 0)]
         assert cluster.sentences[-1].text.startswith("adopted s")
+        assert samples(said, "pbx_draining") == {(): 0}
         agents["n2"].drain()
+        assert samples(figures("n2"), "pbx_draining") == {(): 1}
         assert not views.cluster(offices["n2"].state).drained, "there is nobody to take its seats"
     finally:
         for task in tasks.values():
@@ -353,6 +355,41 @@ async def test_members_of_a_cluster_tell_who_leads_who_holds_what_and_what_chang
         await asyncio.gather(*tasks.values(), return_exceptions=True)
         for office in offices.values():
             await office.durable.close()
+
+
+class Keepalived:
+    """What a node knows of its keepalived."""
+
+    error = ""
+
+
+async def test_it_is_told_whether_keepalived_is_heard_where_it_moves_the_addresses(office: Office) -> None:
+    office.state.vrrp = keepalived = Keepalived()
+
+    def changes() -> Iterable[None]:
+        yield
+        keepalived.error = "keepalived does not run"
+        yield
+
+    assert [samples(said, "pbx_keepalived_up") for said in scrapes(office, changes())] == [{(): 1}, {(): 0}]
+
+
+async def test_when_certificates_end_is_told_of_the_one_that_ends_first(office: Office) -> None:
+    """A seat that was adopted before the files were read again shows the old ones until it hears of the new."""
+
+    class Listening(Sockets):
+        ends_at: Mapping[str, float] = {}
+
+        @property
+        def certificates(self) -> Mapping[str, float]:
+            return self.ends_at
+
+    for name, ends_at in (("s1", {"pbx.pem": 100.0, "other.pem": 300.0}), ("s2", {"pbx.pem": 200.0})):
+        held = office.take(name)
+        held.driver = listening = Listening(NetSettings(()), Door())
+        listening.ends_at = ends_at
+    (said,) = scrapes(office, [None])
+    assert samples(said, "pbx_certificate_expires_timestamp_seconds") == {("pbx.pem",): 100, ("other.pem",): 300}
 
 
 async def test_how_calls_sounded_is_told_when_they_have_ended(office: Office) -> None:
