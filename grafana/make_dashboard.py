@@ -388,7 +388,7 @@ def dashboard() -> dict[str, Any]:
         "datasource": SOURCE,
         "enable": True,
         "iconColor": YELLOW,
-        "expr": f"changes((max by (seat) ({of_nodes('pbx_seat_epoch')}))[1m:15s]) > 0",
+        "expr": f"changes((max by (seat) ({of_nodes('pbx_seat_epoch')}))[1m:]) > 0",
         "titleFormat": "{{seat}} changed hands",
     }
     return {

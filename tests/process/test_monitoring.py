@@ -334,3 +334,5 @@ async def test_the_page_has_data_and_only_a_dead_node_makes_the_rules_speak(town
         assert never not in alerts
     await prometheus.shows("sum(rate(pbx_failover_seconds_count[30s])) > 0")
     assert await empty_panels(prometheus) == []
+    (moved,) = json.loads(PAGE.read_text())["annotations"]["list"]
+    await prometheus.shows(filled_in(moved["expr"], chosen))
