@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install run demo drill bench bench-ha soak test check sim docs dashboard golden pins clean
+.PHONY: help install run demo drill lab bench bench-ha soak install-prod test check sim docs dashboard golden pins clean
 
 bin := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -27,6 +27,9 @@ demo: install ## three nodes on this machine, killed and moved under calls (ARGS
 drill: install ## the promises, proved one by one (ARGS='kill --calls 500' for one, ARGS=--short for seconds)
 	@exec $(bin)/warden drill run $(ARGS)
 
+lab: install ## as root: a whole cluster on this machine, with the real programs (ARGS="--option active-passive")
+	@$(bin)/warden lab up $(ARGS)
+
 bench: install ## calls, registrations and memory beside other servers, measured here (ARGS=--short to try it)
 	@scripts/debian-packages.sh
 	@command -v rtpengine >/dev/null || scripts/debian-packages.sh rtpengine-daemon
@@ -40,6 +43,9 @@ bench-ha: install ## what an adoption and what protection cost, measured here
 soak: install ## half an hour of calls at 70 % of a core, in which nothing fails or grows (MINUTES=30)
 	@scripts/debian-packages.sh
 	@PYTHONPATH=src $(bin)/python bench/soak.py --minutes $(or $(MINUTES),30) $(ARGS)
+
+install-prod: ## as root: this version below /opt/PBX, beside others, with its user and unit (PREFIX=, DESTDIR=)
+	@scripts/install-prod.sh
 
 test: check ## all checks and all tests (ARGS='-k name' for some)
 	@scripts/debian-packages.sh
@@ -62,8 +68,9 @@ docs: install ## the pages that are written from the source
 dashboard: install ## grafana/dashboards/pbx-ha-overview.json from grafana/make_dashboard.py
 	@$(bin)/python grafana/make_dashboard.py
 
-golden: .venv/test-is-installed ## tests/unit/golden: one store record per state, as this version writes them
+golden: .venv/test-is-installed ## one store record per state, and the files of a cluster, as this version writes them
 	@$(bin)/python -m tests.unit.golden.records
+	@$(bin)/python tests/unit/ops/ha/ha_clusters.py
 
 pins: install ## requirements/*.txt from pyproject.toml and requirements/*.in
 	@scripts/make-pins.sh $(ARGS)

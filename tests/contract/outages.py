@@ -30,3 +30,14 @@ async def fails(work: Awaitable[Any], match: str, within_s: float) -> None:
     with pytest.raises(Unavailable, match=match):
         await work
     assert time.monotonic() - before < within_s + SLACK_S
+
+
+async def until_it_says(work: Callable[[], Awaitable[Any]], what: str) -> None:
+    """Until it fails for that reason: a store may not have heard yet of a change that another one knows."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with pytest.raises(Unavailable) as error:
+                await work()
+            if what in str(error.value):
+                return
+            await asyncio.sleep(0.02)

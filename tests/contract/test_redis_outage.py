@@ -18,7 +18,7 @@ from warden.store.redis_servers import key_slot
 from warden.store.redis_settings import RedisMode, RedisSettings
 from warden.store.redis_store import RedisSeatStore
 
-from outages import PATIENCE_S, fails, until_it_works
+from outages import PATIENCE_S, fails, until_it_says, until_it_works
 
 if TYPE_CHECKING:
     from private_redis import PrivateCluster, PrivateRedis, PrivateSentinels, RedisProcess
@@ -318,7 +318,7 @@ async def test_a_shard_whose_master_dies_is_written_to_again_and_has_all_that_wa
         # The shard has no second replica, so nothing counts as stored until the old master is back as one.
         async with opened(RedisSettings(**{**facts(settings), "wait_replicas": 0})) as store_without:
             await until_it_works(lambda: store_without.write("s", epoch, [call("after")]))
-        await fails(store.write("s", epoch, [call("alone")]), "stored, but 0 of 1 replicas", 1.5)
+        await until_it_says(lambda: store.write("s", epoch, [call("alone")]), "stored, but 0 of 1 replicas")
         records = await store.read("s", Kind.CALL)
         assert {"after", "alone", *map(str, acknowledged)} <= records.keys()
         with pytest.raises(Fenced):

@@ -1,4 +1,6 @@
-"""Kamailio as a carrier: a registrar and proxy that asks everybody for a proof, between us and the public network."""
+"""Kamailio, a registrar and proxy that asks everybody for a proof: as a carrier between us and the public network, or
+as a server of phones.
+"""
 
 import subprocess
 import time
@@ -6,7 +8,7 @@ from pathlib import Path
 
 USER, WORD, REALM = "account-1", "the carriers word", "carrier.test"
 
-_CONFIG = """\
+_BASE = """\
 #!KAMAILIO
 debug=1
 log_stderror=yes
@@ -26,6 +28,10 @@ loadmodule "textops.so"
 loadmodule "siputils.so"
 loadmodule "auth.so"
 modparam("usrloc", "db_mode", 0)
+"""
+_CARRIER = (
+    _BASE
+    + """\
 request_route {
   if (!mf_process_maxfwd_header("10")) { sl_send_reply("483", "Too Many Hops"); exit; }
   if (is_method("CANCEL")) { if (t_check_trans()) { t_relay(); } exit; }
@@ -56,19 +62,48 @@ request_route {
   t_relay();
 }
 """
+)
+_SERVER = (
+    _BASE
+    + """\
+request_route {
+  if (is_method("CANCEL")) { if (t_check_trans()) { t_relay(); } exit; }
+  if (has_totag()) {
+    if (loose_route()) { t_relay(); exit; }
+    if (is_method("ACK")) { if (t_check_trans()) { t_relay(); } exit; }
+    sl_send_reply("404", "Not here");
+    exit;
+  }
+  t_check_trans();
+  if (is_method("OPTIONS")) { sl_send_reply("200", "OK"); exit; }
+  if (is_method("REGISTER")) {
+    if (!pv_www_authenticate("%(realm)s", "%(word)s", "0")) { www_challenge("%(realm)s", "1"); exit; }
+    if (!save("location")) { sl_reply_error(); }
+    exit;
+  }
+  if (!pv_proxy_authenticate("%(realm)s", "%(word)s", "0")) { proxy_challenge("%(realm)s", "1"); exit; }
+  consume_credentials();
+  record_route();
+  if (!lookup("location")) { sl_send_reply("404", "Not registered"); exit; }
+  t_relay();
+}
+"""
+)
 
 
 class Kamailio:
-    """A carrier on 127.0.0.1:`port`. Whoever calls it from port `from_outside` is the public network, and calls that
-    we make over it go to port `to_outside`.
+    """A process on 127.0.0.1:`port`. Without further ports it is a server of phones, whose numbers are all and whose
+    password is `WORD`. With them it is a carrier: whoever calls it from port `from_outside` is the public network, and
+    calls that we make over it go to port `to_outside`.
     """
 
-    def __init__(self, folder: Path, port: int, *, from_outside: int, to_outside: int) -> None:
+    def __init__(self, folder: Path, port: int, *, from_outside: int = 0, to_outside: int = 0) -> None:
         folder.mkdir()
         self.port = port
         self._folder = folder
         values = {"port": port, "from_outside": from_outside, "to_outside": to_outside}
-        (folder / "kamailio.cfg").write_text(_CONFIG % (values | {"user": USER, "word": WORD, "realm": REALM}))
+        text = _CARRIER if to_outside else _SERVER
+        (folder / "kamailio.cfg").write_text(text % (values | {"user": USER, "word": WORD, "realm": REALM}))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -56,6 +56,11 @@ def test_calls_that_ring_when_their_node_dies_can_be_answered(folder: Path) -> N
     assert drill(folder, "ringing")["calls answered after their node had died"]["measured"] == "12"
 
 
+def test_a_newer_version_on_the_same_machine_takes_a_seat_over_and_gives_it_back(folder: Path) -> None:
+    checks = drill(folder, "blue-green")
+    assert checks["call set-ups failed"]["measured"] == checks["calls dropped"]["measured"] == "0"
+
+
 def test_no_call_fails_or_ends_while_every_node_is_restarted_in_turn(folder: Path) -> None:
     assert drill(folder, "restart")["call set-ups failed"]["measured"] == "0"
 

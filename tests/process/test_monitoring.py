@@ -156,7 +156,7 @@ def test_haproxy_serves_what_is_asked_for_in_the_way_that_the_guide_says(tmp_pat
 
     def command(port: int) -> list[str | Path]:
         file = tmp_path / "haproxy" / "haproxy.cfg"
-        frontend = re.sub(r"(?m)^    ", "", found[0]).replace("192.0.2.100:8405", f"127.0.0.1:{port}")
+        frontend = re.sub(r"(?m)^    ", "", found[0]).replace("192.0.2.100:8404", f"127.0.0.1:{port}")
         limits = "defaults\n    timeout connect 1s\n    timeout client 5s\n    timeout server 5s\n"
         backend = "backend sip_tls\n    server node1 127.0.0.1:9 check inter 100ms fall 1\n"
         file.write_text(f"{limits}{frontend}{backend}")

@@ -39,6 +39,7 @@ async def report_of(pbx: Pbx, *, directory_s: float = 10.0) -> selftest.Report:
     return report
 
 
+@pytest.mark.alone
 def test_a_working_node_passes_and_both_directions_are_heard_and_counted(pbx: Pbx) -> None:
     pbx.start()
     done = pbx.run("selftest", "--json")

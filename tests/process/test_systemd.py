@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from warden.ops.ha.render import unit
+
 from pbx import Pbx
 
-UNIT = Path(__file__).parents[2] / "deploy" / "warden.service"
+UNIT = unit("/bin/true", "/var/lib/warden")
 
 
 class Systemd:
@@ -76,7 +78,7 @@ def test_a_supervisor_that_is_gone_or_watches_another_process_costs_nothing(pbx:
 def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
     unit = tmp_path / "warden.service"
     # The program and its user are there once Warden is installed.
-    text = UNIT.read_text().replace("/opt/warden/.venv/bin/warden", "/bin/true")
+    text = UNIT
     assert "User=warden" in text
     unit.write_text(text.replace("User=warden", "User=root").replace("Group=warden", "Group=root"))
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)

@@ -43,6 +43,18 @@ def test_promtool_finds_nothing_wrong_with_the_rules_and_the_example_configurati
     run("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
 
 
+def test_the_rendered_configuration_has_the_jobs_of_the_example() -> None:
+    """Rules know the jobs by their names."""
+    example = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    template = ROOT / "src" / "warden" / "ops" / "ha" / "templates" / "prometheus.yml.j2"
+    jobs = {job["job_name"] for job in example}
+    assert set(re.findall(r"job_name: (\w+)", template.read_text())) == jobs
+    named = {
+        job for rule in rules() for found in re.findall(r'job!?=~?"([\w|]+)"', rule["expr"]) for job in found.split("|")
+    }
+    assert named <= jobs
+
+
 def test_alertmanager_takes_its_example() -> None:
     run("amtool", "check-config", PROMETHEUS / "alertmanager.yml")
 

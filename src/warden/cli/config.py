@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 
 from warden.cli.settings import Given
 from warden.config.load import no_effect_yet, read
+from warden.config.tree import Config
 
 app = App(name="config", help="Look at the settings.")
 
@@ -27,7 +28,7 @@ def check(
 ) -> int:
     """Say what is wrong with a settings file, all at once, and which of its keys have no effect yet."""
     path = file or settings.file
-    document = None if path is None else read(path, settings.environ)
+    document = None if path is None else read(path, settings.environ, Config)
     problems = document.problems if document else ()
     no_effect = no_effect_yet(document) if document and not problems else []
     if as_json:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
@@ -17,8 +18,10 @@ from rich.text import Text
 
 from warden.core.errors import ConfigError
 from warden.ops.drills.catalog import CATALOG
+from warden.ops.drills.page import html_of, markdown_of
 from warden.ops.drills.report import Report, Verdict
 from warden.ops.drills.stage import Say, Size
+from warden.ops.ha.inventory import Option
 
 STYLES: Final = {Verdict.OK: "green", Verdict.FAILED: "red", Verdict.UNKNOWN: "yellow"}
 CALLS_MAX: Final = 1800
@@ -47,6 +50,7 @@ def list_drills(*, as_json: AsJson = False) -> None:
 @app.command
 def run(
     *names: str,
+    option: Annotated[Option | None, Parameter(help="All drills of the deployment guide's option, in a lab.")] = None,
     short: Annotated[bool, Parameter(negative="", help="Each at a size that takes seconds.")] = False,
     calls: Annotated[Count, Parameter(help="Calls (beside traffic: those that stand).")] = None,
     measured: Annotated[Count, Parameter(help="Of these, how many speak in every 20 ms.")] = None,
@@ -59,13 +63,19 @@ def run(
     registrations: Annotated[
         int | None, Parameter(help="Phones.", validator=validators.Number(gte=1, lte=REGISTRATIONS_MAX))
     ] = None,
+    save: Annotated[
+        Path | None, Parameter(help="A folder for each drill's report, as JSON and as a page for a browser.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Run the drills NAMES, or all of them; about a minute each.
+    """Run the drills NAMES, or all that need no lab; about a minute each.
 
     Needs redis-server (`stores` PostgreSQL as well), no root and no network. The exit code is 1 where a promise was
     broken, or could not be shown to be kept.
     """
+    chosen = names or tuple(
+        name for name in CATALOG if name.startswith(f"{option}/" if option else "") and ("/" in name) == bool(option)
+    )
     unknown = [name for name in names if name not in CATALOG]
     if unknown:
         raise ConfigError(
@@ -77,7 +87,7 @@ def run(
     given = {name: value for name, value in changes.items() if value is not None}
     console = Console(stderr=as_json, highlight=False)
     reports = []
-    for name in names or CATALOG:
+    for name in chosen:
         drill, _ = CATALOG[name]
         size = replace(drill.short if short else drill.full, **given)
         try:
@@ -85,11 +95,30 @@ def run(
         except asyncio.CancelledError:
             return 1
         _show(reports[-1], console)
+        if save is not None:
+            _save(reports[-1], save)
     ok = all(report.verdict is Verdict.OK for report in reports)
     if as_json:
         drills = [{**msgspec.structs.asdict(report), "verdict": report.verdict} for report in reports]
         sys.stdout.write(msgspec.json.encode({"ok": ok, "drills": drills}).decode() + "\n")
     return 0 if ok else 1
+
+
+@app.command
+def page(folder: Path, /) -> None:
+    """Print one page about all drills whose reports are in FOLDER: `warden drill page DIR > docs/drills.md`."""
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise ConfigError((f"{folder}: there are no reports here; `warden drill run --save {folder}` writes them",))
+    reports = [msgspec.json.decode(file.read_bytes(), type=Report) for file in files]
+    sys.stdout.write(markdown_of(reports))
+
+
+def _save(report: Report, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    name = report.drill.replace("/", "-")
+    (folder / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
+    (folder / f"{name}.html").write_text(html_of(report), encoding="utf-8")
 
 
 async def _run(name: str, size: Size, console: Console) -> Report:

@@ -408,7 +408,7 @@ class Agent:
                     if action.seat in kept:
                         if self.rules.address_moves and action.seat not in self._arrivals.here:
                             self._arrivals.awaited[action.seat] = self._now() + DUE_S
-                        await self._adopt(action.seat, action.epoch, sent_at)
+                        await self._adopt(action.seat, action.epoch, sent_at, given=True)
                 case HandOver():
                     await self._hand_over(action)
                 case Take():
@@ -439,10 +439,10 @@ class Agent:
         came = self._arrivals.awaited.pop(action.seat, None) is None
         self._say(f"{sentence}: its address {'has moved away' if came else 'did not come'}")
 
-    async def _adopt(self, name: str, epoch: int, sent_at: float) -> bool:
+    async def _adopt(self, name: str, epoch: int, sent_at: float, *, given: bool = False) -> bool:
         seat = next(seat for seat in self.seats if seat.name == name)
         self._arrivals.use(name)
-        self._extend(name, Held(epoch, stop_at(sent_at, self._ttl_s), adopted=False, since=sent_at))
+        self._extend(name, Held(epoch, stop_at(sent_at, self._ttl_s), adopted=False, since=sent_at, given=given))
         bind_contextvars(epoch=epoch)
         began = self._now()
         try:

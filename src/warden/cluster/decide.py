@@ -29,13 +29,15 @@ class Seat(Struct, frozen=True):
 
 class Held(Struct, frozen=True):
     """A seat that this node holds. `until` is when it must stop unless the lease was renewed: on this node's steady
-    clock, counted from before the renewal was sent, less a margin. `since` is when it was taken.
+    clock, counted from before the renewal was sent, less a margin. `since` is when it was taken, or, where it was
+    `given`, handed over by another node.
     """
 
     epoch: int
     until: float
     adopted: bool
     since: float = 0.0
+    given: bool = False
 
 
 class Peer(Struct, frozen=True):
@@ -233,18 +235,18 @@ def find_heir(view: View, seat: Seat) -> str | None:
 
 
 def _find_home(view: View, seat: Seat) -> str | None:
-    """The first successor, where it came back after we took its seat and has been steady since: a seat that was moved
-    while it was there stays where the operator wanted it.
+    """The first successor, where it has been steady for a while: since it came back, or since we took a seat that
+    nobody had. One that was given to us while it was there stays where the operator wanted it.
     """
     home, held, after_s = seat.successors[0], view.held.get(seat.name), view.rules.home_after_s
     if after_s is None or held is None or home == view.node:
         return None
     peer = view.peers.get(home)
-    if peer is None or not _may_hold(view, seat, home) or peer.steady_since <= held.since:
+    if peer is None or not _may_hold(view, seat, home) or (held.given and peer.steady_since <= held.since):
         return None
     if view.now - view.sent_home.get(seat.name, -HOME_AGAIN_S) < HOME_AGAIN_S:
         return None
-    return home if view.now - peer.steady_since >= after_s else None
+    return home if view.now - max(peer.steady_since, held.since) >= after_s else None
 
 
 def _may_hold(view: View, seat: Seat, node: str) -> bool:

@@ -1,4 +1,4 @@
-"""The only reader of `config.yml`: from a file and the environment to the frozen tree, or to every problem at once.
+"""The only reader of settings: from a file and the environment to a frozen tree, or to every problem at once.
 
 Nothing here knows what a key means; `tree` does. All scalars are read as text and typed by the tree, so YAML's own
 guesses (`010` is eight, `no` is false, `1:30` is ninety) never happen, and a password of digits stays a password.
@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Generic, TypeVar, get_args
 
 import yaml
 from msgspec import Struct
@@ -45,9 +45,10 @@ _VARIABLE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}
 _NULL = frozenset(("null", "Null", "NULL", "~"))
 
 Key = tuple[str | int, ...]
+Tree = TypeVar("Tree", bound=BaseModel)
 
 
-class Document(Struct, frozen=True):
+class Document(Struct, Generic[Tree], frozen=True):
     """What a file says: its tree, the line of every key that it sets, and its problems.
 
     `config` is what the file means when the values with problems are left at their defaults; use it only where
@@ -55,7 +56,7 @@ class Document(Struct, frozen=True):
     """
 
     name: str
-    config: Config
+    config: Tree
     lines: Mapping[Key, int]
     problems: tuple[str, ...] = ()
 
@@ -67,37 +68,37 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     """
     if path is None:
         return Config()
-    document = read(path, environ)
+    document = read(path, environ, Config)
     if document.problems:
         raise ConfigError(document.problems)
     return document.config
 
 
-def read(path: Path, environ: Mapping[str, str]) -> Document:
-    """The same without raising, for whoever wants to show more than the problems."""
+def read(path: Path, environ: Mapping[str, str], of: type[Tree]) -> Document[Tree]:
+    """The same without raising, for whoever wants to show more than the problems; `of` is the tree it should hold."""
     try:
         with path.open("rb") as file:
             data = file.read(SIZE_MAX + 1)
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        return Document(str(path), Config(), {}, (f"{path}: cannot be read: {why.lower()}",))
-    return parse(data, environ, name=str(path))
+        return Document(str(path), of.model_construct(), {}, (f"{path}: cannot be read: {why.lower()}",))
+    return parse(data, environ, of, name=str(path))
 
 
-def parse(data: bytes, environ: Mapping[str, str], *, name: str) -> Document:
+def parse(data: bytes, environ: Mapping[str, str], of: type[Tree], *, name: str) -> Document[Tree]:
     """What the bytes of a file named `name` say. Never raises."""
     composer = _Composer(environ)
     try:
         value = composer.compose(data)
     except _Unreadable as error:
         where = f"{name}:{error.line}" if error.line else name
-        return Document(name, Config(), {}, (*_sentences(name, composer.problems), f"{where}: {error}"))
-    config, problems = _typed(value, composer)
+        return Document(name, of.model_construct(), {}, (*_sentences(name, composer.problems), f"{where}: {error}"))
+    config, problems = _typed(value, composer, of)
     problems = sorted(composer.problems + problems, key=lambda problem: problem[0])
     return Document(name, config, composer.lines, _sentences(name, problems))
 
 
-def no_effect_yet(document: Document) -> list[str]:
+def no_effect_yet(document: Document[Config]) -> list[str]:
     """A line for each key that the file sets and that changes nothing in this version, in the order of the file."""
     keys = {spelled(key): line for key, line in document.lines.items() if not any(isinstance(p, int) for p in key)}
     found = []
@@ -304,7 +305,7 @@ def _said(error: yaml.MarkedYAMLError, text: str, line: int) -> str:
     return f"is not YAML: {said}"
 
 
-def _typed(value: dict[str, Any], composer: _Composer) -> tuple[Config, list[_Problem]]:
+def _typed(value: dict[str, Any], composer: _Composer, of: type[Tree]) -> tuple[Tree, list[_Problem]]:
     """The tree of a composed document. Where values are wrong, they are taken out and the rest is looked at again, so
     that contradictions among the rest are found in the same run.
     """
@@ -312,7 +313,7 @@ def _typed(value: dict[str, Any], composer: _Composer) -> tuple[Config, list[_Pr
     wrong = {_blamed(key) for key in composer.failed}
     while True:
         try:
-            return Config.model_validate(value), problems
+            return of.model_validate(value), problems
         except ValidationError as error:
             details = error.errors(include_url=False)
         if details[0]["type"] == "contradiction":
@@ -321,11 +322,11 @@ def _typed(value: dict[str, Any], composer: _Composer) -> tuple[Config, list[_Pr
                 if not any(key[: len(bad)] == bad for key in keys for bad in wrong):
                     line = next((composer.lines[key] for key in keys if key in composer.lines), 1)
                     problems.append((line, f"{found.keys[0]}: {found.what}"))
-            return Config(), problems
+            return of.model_construct(), problems
         for detail in details:
             key = detail["loc"]
             if key not in composer.failed:
-                problems.append((_line_of(key, composer.lines), f"{spelled(key)}: {_explained(detail, composer)}"))
+                problems.append((_line_of(key, composer.lines), f"{spelled(key)}: {_explained(detail, composer, of)}"))
             key = _blamed(key[:-1] if detail["type"] == "missing" else key)
             wrong.add(key)
             _take_out(value, key)
@@ -349,10 +350,10 @@ def _line_of(key: Key, lines: Mapping[Key, int]) -> int:
     return lines.get(key, 1)
 
 
-def _explained(detail: ErrorDetails, composer: _Composer) -> str:
+def _explained(detail: ErrorDetails, composer: _Composer, of: type[BaseModel]) -> str:
     kind, context, key = detail["type"], detail.get("ctx", {}), detail["loc"]
     if kind == "extra_forbidden":
-        return "unknown key" + _nearest(key)
+        return "unknown key" + _nearest(key, of)
     if detail["input"] is None and kind != "missing":
         return "has no value"
     if kind == "value_error":
@@ -398,21 +399,21 @@ _EXPLAINED = {
 }
 
 
-def _nearest(key: Key) -> str:
+def _nearest(key: Key, of: type[BaseModel]) -> str:
     name = str(key[-1])
-    section = _section_at(key[:-1])
+    section = _section_at(key[:-1], of)
     if section is None:
         return ""
     near = difflib.get_close_matches(name, section.model_fields, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]}?"
     # A key that is right in another section was probably indented wrongly.
-    places = [path for path in _all_keys(Config, ()) if path[-1] == name]
+    places = [path for path in _all_keys(of, ()) if path[-1] == name]
     return f"; did you mean {spelled(places[0])}?" if places else ""
 
 
-def _section_at(key: Key) -> type[BaseModel] | None:
-    section: type[BaseModel] | None = Config
+def _section_at(key: Key, of: type[BaseModel]) -> type[BaseModel] | None:
+    section: type[BaseModel] | None = of
     for part in key:
         if isinstance(part, int):
             continue

@@ -278,7 +278,7 @@ class HighAvailability(Section):
     failover_timeout: Seconds = 30
     """Of the guide; has no effect. A node counts as gone when its lease ends (`lease_ttl`), or when keepalived says so."""  # noqa: E501
     auto_recovery: bool = True
-    """A node that comes back gets the seats again of which it is the first successor, with their calls. `false`: only by `warden handover`."""  # noqa: E501
+    """A node that comes back, or was late at the first start, gets the seats of which it is the first successor, with their calls. `false`: only by `warden handover`."""  # noqa: E501
     auto_recovery_delay: Seconds = 30
     """Seconds that it must have been steady before."""
     seats: Annotated[tuple[SeatSetting, ...], Field(max_length=256)] = ()
@@ -370,6 +370,8 @@ class Sip(Section):
     transports: Annotated[tuple[Literal["udp", "tcp"], ...], Field(max_length=2)] = ("udp", "tcp")
     """Transports on `bind_port`."""
     tls: Tls = Tls()
+    balancers: Annotated[tuple[BindAddress, ...], Field(max_length=64)] = ()
+    """Addresses of load balancers that pass phones on over TCP and TLS. Their connections must begin with a header of the PROXY protocol, version 2 (HAProxy: `send-proxy-v2`), which says who the phone is; others must not."""  # noqa: E501
     registration: Registration = Registration()
     digest_algorithms: Annotated[
         tuple[Literal["SHA-512-256", "SHA-256", "MD5"], ...], Field(min_length=1, max_length=3)

@@ -23,6 +23,7 @@ class Dropped(StrEnum):
     CONNECTION_RATE = "connection_rate"
     NO_DESCRIPTORS = "no_descriptors"
     HANDSHAKE = "handshake"
+    PROXY_HEADER = "proxy_header"
     SILENT = "silent"
     IDLE = "idle"
     SLOW_READER = "slow_reader"

@@ -63,6 +63,8 @@ class Limits(Struct, frozen=True):
     """Above the longest registration interval (2 h), since a phone without keep-alives is silent that long."""
     handshake_s: float = 10.0
     """A TLS handshake takes two or three round trips; 10 s bears the worst mobile network."""
+    proxy_header_s: float = 3.0
+    """A balancer says who is behind it at once, before anything else."""
     connect_s: float = 5.0
     """An outgoing connection must leave time for the next target before the caller gives up."""
     waiting_messages_max: int = 1_000
@@ -79,3 +81,5 @@ class Settings(Struct, frozen=True):
     listeners: tuple[Listener, ...]
     tls: Tls = Tls()
     limits: Limits = Limits()
+    balancers: frozenset[str] = frozenset()
+    """Hosts whose connections begin with a header of the PROXY protocol that says who is behind them."""

@@ -75,6 +75,7 @@ class Sockets:
             client_tls=self._client_context,
             server_name=lambda remote: self._server_names.get(remote, remote.host),
             barred=self._barred,
+            balancers=self._settings.balancers,
         )
         listening = []
         try:

@@ -19,9 +19,12 @@ from warden.net.bind import bind, local_address
 from warden.net.counters import Counters, Dropped
 from warden.net.limits import RateLimit, is_numeric, limit_key
 from warden.net.ports import Receiver
+from warden.net.proxied import FIXED, length_of_rest, source_of
 from warden.net.settings import Limits, Listener
 from warden.sip.stream import Broken, BrokenStream, KeepAlive, StreamParser
 
+_INTRODUCED_MAX: Final = 1_000
+"""Connections of balancers that have not said yet whose they are: all phones come back within a second or two."""
 _ACCEPT_BATCH: Final = 64
 """Connections accepted per wake, so that those that are open get their turn."""
 _PAUSE_S: Final = 0.1
@@ -170,7 +173,8 @@ class Streams:
     """All TCP and TLS connections, in the running loop.
 
     `server_tls` and `client_tls` are needed where a listener or a flow is TLS. `server_name` tells the name that the
-    certificate of a server at an address must carry. No connection is taken from the addresses of `barred`.
+    certificate of a server at an address must carry. No connection is taken from the addresses of `barred`. Those of
+    `balancers` begin with a header that says who is behind them: from there on the connection is that peer's.
     """
 
     def __init__(
@@ -184,12 +188,14 @@ class Streams:
         client_tls: Callable[[], ssl.SSLContext],
         server_name: Callable[[Address], str],
         barred: Set[str] = frozenset(),
+        balancers: Set[str] = frozenset(),
     ) -> None:
         self.receiver = receiver
         self.counters = counters
         self.limits = limits
         self.rate = rate
         self.barred = barred
+        self._balancers = balancers
         self.loop = asyncio.get_running_loop()
         self._server_tls = server_tls
         self._client_tls = client_tls
@@ -202,6 +208,7 @@ class Streams:
         self._by_zero: dict[Flow, Connection] = {}
         self._per_address: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._introduced: set[asyncio.Task[Address | None]] = set()
         self._stopping = False
         self._all_gone = asyncio.Event()
         self._sweep_every_s = min(5.0, max(0.05, min(limits.silence_s, limits.idle_s) / 4))
@@ -252,9 +259,9 @@ class Streams:
             self.loop.remove_reader(sock.fileno())
             sock.close()
         self._doors.clear()
-        for task in self._tasks:
+        for task in (*self._tasks, *self._introduced):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._introduced, return_exceptions=True)
         for abort in (False, True):
             for connection in list(self._live.values()):
                 if connection.transport is not None and abort:
@@ -303,19 +310,65 @@ class Streams:
                     self.loop.call_later(_NO_DESCRIPTORS_PAUSE_S, self._accept_again, door)
                     return
                 continue
-            remote = Address(*peer[:2])
-            key = limit_key(remote.host)
-            refusal = self._refusal(key)
-            if refusal is not None:
-                self.counters.dropped[refusal] += 1
-                with suppress(OSError):
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                sock.close()
-                continue
             sock.setblocking(False)
-            connection = self._admit(Flow(transport, local, remote), key, outgoing=False)
-            self.counters.traffic[transport].connections_in += 1
-            self._run(self._shake_hands(connection, sock), connection, sock)
+            flow = Flow(transport, local, Address(*peer[:2]))
+            if flow.remote.host not in self._balancers:
+                self._take(sock, flow)
+            elif len(self._introduced) >= _INTRODUCED_MAX:
+                self._reset(sock, Dropped.PROXY_HEADER)
+            else:
+                self._introduce(sock, flow)
+
+    def _take(self, sock: socket.socket, flow: Flow) -> None:
+        key = limit_key(flow.remote.host)
+        refusal = self._refusal(key)
+        if refusal is not None:
+            self._reset(sock, refusal)
+            return
+        connection = self._admit(flow, key, outgoing=False)
+        self.counters.traffic[flow.transport].connections_in += 1
+        self._run(self._shake_hands(connection, sock), connection, sock)
+
+    def _reset(self, sock: socket.socket, why: Dropped) -> None:
+        self.counters.dropped[why] += 1
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        sock.close()
+
+    def _introduce(self, sock: socket.socket, flow: Flow) -> None:
+        """Take the connection when its balancer has said whose it is."""
+
+        def done(task: asyncio.Task[Address | None]) -> None:
+            self._introduced.discard(task)
+            if task.cancelled() or self._stopping:
+                sock.close()
+            elif task.exception() is not None:
+                self._reset(sock, Dropped.PROXY_HEADER)
+            elif (peer := task.result()) is None:
+                # The balancer looks whether anybody is here.
+                sock.close()
+            else:
+                self._take(sock, flow._replace(remote=peer))
+
+        task = self.loop.create_task(self._introduction(sock))
+        self._introduced.add(task)
+        task.add_done_callback(done)
+
+    async def _introduction(self, sock: socket.socket) -> Address | None:
+        """Who is behind a balancer. Raises `MalformedMessage`, `OSError`, `TimeoutError`."""
+        async with asyncio.timeout(self.limits.proxy_header_s):
+            fixed = await self._exactly(sock, FIXED)
+            return source_of(fixed, await self._exactly(sock, length_of_rest(fixed)))
+
+    async def _exactly(self, sock: socket.socket, size: int) -> bytes:
+        # What comes behind the header is the phone's: not a byte too many is read.
+        data = b""
+        while len(data) < size:
+            piece = await self.loop.sock_recv(sock, size - len(data))
+            if not piece:
+                raise MalformedMessage("proxy: the connection ends within the header")
+            data += piece
+        return data
 
     def _accept_again(self, door: socket.socket) -> None:
         if not self._stopping:

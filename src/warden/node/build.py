@@ -178,7 +178,7 @@ def net_settings(config: Config, seat: Seat) -> net.Settings:
     second = sip.bind_address_v6
     if second is not None:
         listeners += [replace(x, host=second, advertised=advertised_host_v6(sip, second)) for x in listeners]
-    return net.Settings(tuple(listeners), net.Tls(certificates))
+    return net.Settings(tuple(listeners), net.Tls(certificates), balancers=frozenset(sip.balancers))
 
 
 def member_record(config: Config) -> Record:

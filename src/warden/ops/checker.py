@@ -42,10 +42,13 @@ class Gap(Struct, frozen=True):
 
 
 class Checker:
-    """Keeps the accounts over all events. `problems` are sentences about whatever was not as it should be."""
+    """Keeps the accounts over all events. `problems` are sentences about whatever was not as it should be, `gaps` the
+    silences (ms) that were found last.
+    """
 
     def __init__(self, town: Town, seats: Sequence[str], *, at_once: int = AT_ONCE) -> None:
         self.problems: list[str] = []
+        self.gaps: list[float] = []
         self.alive: list[Talk] = list(town.talks)
         self.ringing: list[Talk] = list(town.ringing)
         self.ledger = Ledger()
@@ -74,13 +77,13 @@ class Checker:
     def gaps_ms(self, struck: Sequence[str]) -> Gap | None:
         """The longest silence of each direction of the measured calls at these seats since the window was opened."""
         now = time.time()
-        gaps = [
+        self.gaps = [
             max(line.listener.gap_ms_max, line.listener.silence_ms(now))
             for talk in self.alive
             if talk.is_measured and self._seats[talk.seat] in struck
             for line in talk.lines
         ]
-        return Gap.of(gaps) if gaps else None
+        return Gap.of(self.gaps) if self.gaps else None
 
     async def prove_calls(self, *, both: bool = False) -> int:
         """Have every call show that it works: both ends hear the other, and hold and resume are answered, from one side

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 import msgspec
 
+import warden
 from warden.core.address import Address
 from warden.core.errors import WardenError
 from warden.ops.lab_postgres import LabPostgres
@@ -69,6 +70,25 @@ class _Registration(msgspec.Struct):
 class _Registrations(msgspec.Struct):
     items: list[_Registration]
     next: str | None
+
+
+def lines_of(log: Path, after: int) -> tuple[list[LogLine], int]:
+    """The whole lines of a node's log behind a place in it, and the place behind them."""
+    try:
+        with log.open("rb") as file:
+            file.seek(after)
+            data = file.read()
+    except FileNotFoundError:
+        return [], after
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = []
+    for line in whole.splitlines():
+        try:
+            lines.append(msgspec.json.decode(line, type=LogLine))
+        except msgspec.MsgspecError:
+            # No line of ours: a traceback, or a library's warning.
+            lines.append(LogLine(line.decode(errors="replace"), "raw"))
+    return lines, after + len(whole)
 
 
 class LabNode:
@@ -212,21 +232,7 @@ class LabNode:
 
     def new_lines(self) -> list[LogLine]:
         """What was logged since the last time."""
-        try:
-            with self._log.open("rb") as file:
-                file.seek(self._read)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read += len(whole)
-        lines = []
-        for line in whole.splitlines():
-            try:
-                lines.append(msgspec.json.decode(line, type=LogLine))
-            except msgspec.MsgspecError:
-                # No line of ours: a traceback, or a library's warning.
-                lines.append(LogLine(line.decode(errors="replace"), "raw"))
+        lines, self._read = lines_of(self._log, self._read)
         return lines
 
     def _signal_all(self, number: signal.Signals) -> None:
@@ -291,7 +297,17 @@ class LabRedis:
 class LabCluster:
     """Nodes n1, n2 ... with seats s1, s2 ... on 127.0.N.1, 127.0.N.2 ..., each at home on the node of its number."""
 
-    def __init__(self, folder: Path, network: int, nodes: int, lease_s: float, postgres: LabPostgres | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        network: int,
+        nodes: int,
+        lease_s: float,
+        postgres: LabPostgres | None,
+        newer: Collection[str] = (),
+    ) -> None:
+        (folder / "next").mkdir()
+        program = as_version(next_version(), folder / "next") if newer else None
         hosts = [f"127.0.{network}.{i + 1}" for i in range(nodes)]
         (sip_port,) = free_ports(hosts, 1)
         names = [f"n{i + 1}" for i in range(nodes)]
@@ -323,6 +339,7 @@ class LabCluster:
                 name,
                 folder / name,
                 http_port=http_port,
+                program=program if name in newer else None,
                 settings=f"""\
 data_dir: {folder / name / "data"}
 secret: {secret}
@@ -404,15 +421,33 @@ high_availability:
             await self.postgres.kill()
 
 
+def next_version() -> str:
+    """The version that follows this one."""
+    major, minor, _ = warden.__version__.split(".", 2)
+    return f"{major}.{int(minor) + 1}.0"
+
+
+def as_version(version: str, folder: Path) -> tuple[str, ...]:
+    """Warden's source in a folder of its own, as if it were another version: the words that run it there."""
+    shutil.copytree(Path(warden.__file__).parent, folder / "warden", ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / "warden" / "__init__.py"
+    file.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', file.read_text()))
+    return ("env", f"PYTHONPATH={folder}", sys.executable, "-m", "warden")
+
+
 @asynccontextmanager
-async def lab_cluster(*, nodes: int = 3, lease_s: float = 1.0, postgres: bool = False) -> AsyncIterator[LabCluster]:
-    """A cluster that is not started yet; nothing is left of it behind the block. Raises `WardenError`."""
+async def lab_cluster(
+    *, nodes: int = 3, lease_s: float = 1.0, postgres: bool = False, newer: Collection[str] = ()
+) -> AsyncIterator[LabCluster]:
+    """A cluster that is not started yet; nothing is left of it behind the block. The nodes in `newer` run what calls
+    itself the next version. Raises `WardenError`.
+    """
     with ExitStack() as stack:
         network, claim = _claim_network()
         stack.enter_context(closing(claim))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="warden-lab-", ignore_cleanup_errors=True))
         database = LabPostgres(Path(folder) / "postgres") if postgres else None
-        cluster = LabCluster(Path(folder), network, nodes, lease_s, database)
+        cluster = LabCluster(Path(folder), network, nodes, lease_s, database, newer)
         try:
             yield cluster
         finally:

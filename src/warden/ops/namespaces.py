@@ -7,26 +7,25 @@ others know.
 """
 
 import asyncio
-import ctypes
 import os
 import re
 import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
 
 from warden.core.address import Address
 from warden.core.errors import WardenError
 from warden.ops.lab_cluster import ADOPTED, REALM, LabNode, LogLine
+from warden.ops.netns import entered, inside, ip
 from warden.store.durable import SqlDurable, open_durable
 from warden.store.migrate import migrate
 from warden.switch.directory import new_extension
@@ -53,15 +52,12 @@ POLL_S: Final = 0.02
 _NAMES: Final = "warden-lab"
 _ETH_IPV4: Final = 0x0800
 _SO_RCVBUFFORCE: Final = 33
-_CLONE_NEWNET: Final = 0x40000000
 _PROGRAMS: Final = {
     "ip": "iproute2",
     "keepalived": "keepalived",
     "redis-server": "redis-server",
     "etcd": "etcd-server",
 }
-_IP: Final = "/usr/sbin/ip"
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class NamespaceNode(LabNode):
@@ -96,7 +92,7 @@ class NamespaceNode(LabNode):
     @property
     def pids(self) -> list[int]:
         """All that runs on the node."""
-        return [int(pid) for pid in _ip("netns", "pids", self.namespace).split()]
+        return [int(pid) for pid in ip("netns", "pids", self.namespace).split()]
 
     def keepalived_pids(self) -> list[int]:
         """Keepalived's processes."""
@@ -112,20 +108,20 @@ class NamespaceNode(LabNode):
 
     def cut(self, wire: Wire) -> None:
         """Pull the plug of one network."""
-        _ip("-n", self.namespace, "link", "set", wire, "down")
+        ip("-n", self.namespace, "link", "set", wire, "down")
 
     def mend(self, wire: Wire) -> None:
         """Put it back."""
-        _ip("-n", self.namespace, "link", "set", wire, "up")
+        ip("-n", self.namespace, "link", "set", wire, "up")
 
     @property
     def card(self) -> str:
         """The hardware address on `lan`."""
-        return _ip("-n", self.namespace, "-o", "link", "show", "dev", "lan").split("link/ether ")[1].split()[0]
+        return ip("-n", self.namespace, "-o", "link", "show", "dev", "lan").split("link/ether ")[1].split()[0]
 
     def addresses(self) -> list[str]:
         """The addresses that the node has on `lan`."""
-        shown = _ip("-n", self.namespace, "-o", "addr", "show", "dev", "lan")
+        shown = ip("-n", self.namespace, "-o", "addr", "show", "dev", "lan")
         return [line.split()[3].partition("/")[0] for line in shown.splitlines()]
 
     async def close(self) -> None:
@@ -380,37 +376,9 @@ async def namespace_cluster(
             _remove(lab)
 
 
-@contextmanager
-def entered(namespace: str) -> Iterator[None]:
-    """Have the calling thread, and the processes and threads that it starts, in a network namespace."""
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        there = os.open(f"/run/netns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _set_namespace(there)
-        finally:
-            os.close(there)
-        try:
-            yield
-        finally:
-            _set_namespace(before)
-    finally:
-        os.close(before)
-
-
-def inside(namespace: str) -> tuple[str, ...]:
-    """What stands before a command that is to run in a namespace; the process that it starts becomes the command."""
-    return ("ip", "netns", "exec", namespace)
-
-
 def lan_address(node: int) -> str:
     """The address of the node with this index, which is its own and does not move."""
     return f"198.18.0.{11 + node}"
-
-
-def _set_namespace(descriptor: int) -> None:
-    if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _check() -> None:
@@ -421,44 +389,37 @@ def _check() -> None:
             raise WardenError(f"there is no {program} on this machine; on Debian: apt-get install {package}")
 
 
-def _ip(*words: str) -> str:
-    done = subprocess.run((_IP, *words), capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode != 0:
-        raise WardenError(f"ip {' '.join(words)}: {done.stderr.strip()}")
-    return done.stdout
-
-
 def _wire(lab: str, nodes: int) -> None:
     """Two bridges in a namespace of their own, and everybody's cables to them."""
     switch = f"{lab}-switch"
     hosts = {"client": 1, "store": 2, **{f"n{i + 1}": 11 + i for i in range(nodes)}}
     for name in ("switch", *hosts):
-        _ip("netns", "add", f"{lab}-{name}")
-        _ip("-n", f"{lab}-{name}", "link", "set", "lo", "up")
+        ip("netns", "add", f"{lab}-{name}")
+        ip("-n", f"{lab}-{name}", "link", "set", "lo", "up")
     for net, wire in ((18, "lan"), (19, "back")):
-        _ip("-n", switch, "link", "add", wire, "type", "bridge", "mcast_snooping", "0")
-        _ip("-n", switch, "link", "set", wire, "up")
+        ip("-n", switch, "link", "add", wire, "type", "bridge", "mcast_snooping", "0")
+        ip("-n", switch, "link", "set", wire, "up")
         for name, number in hosts.items():
             here, port = f"{lab}-{name}", f"{name}-{wire}"
-            _ip("-n", here, "link", "add", wire, "type", "veth", "peer", "name", port, "netns", switch)
-            _ip("-n", switch, "link", "set", port, "master", wire, "up")
-            _ip("-n", here, "addr", "add", f"198.{net}.0.{number}/24", "dev", wire)
-            _ip("-n", here, "link", "set", wire, "up")
+            ip("-n", here, "link", "add", wire, "type", "veth", "peer", "name", port, "netns", switch)
+            ip("-n", switch, "link", "set", port, "master", wire, "up")
+            ip("-n", here, "addr", "add", f"198.{net}.0.{number}/24", "dev", wire)
+            ip("-n", here, "link", "set", wire, "up")
 
 
 def _remove(lab: str) -> None:
-    for line in _ip("netns", "list").splitlines():
+    for line in ip("netns", "list").splitlines():
         name = line.split()[0]
         if name.startswith(f"{lab}-"):
-            for pid in _ip("netns", "pids", name).split():
+            for pid in ip("netns", "pids", name).split():
                 with suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
-            _ip("netns", "del", name)
+            ip("netns", "del", name)
 
 
 def _sweep() -> None:
     """Remove what labs have left that were killed."""
-    for line in _ip("netns", "list").splitlines():
+    for line in ip("netns", "list").splitlines():
         found = re.match(rf"({_NAMES}-(\d+)-[0-9a-f]+)-switch", line)
         if found is not None and not Path(f"/proc/{found[2]}").exists():
             _remove(found[1])
@@ -485,7 +446,7 @@ def _seat_settings(seats: Mapping[str, Address], order: Mapping[str, Sequence[st
 
 
 def _keepalived_conf(name: str, home: Path, seats: Mapping[str, Address], order: Mapping[str, Sequence[str]]) -> str:
-    """As `deploy/keepalived.conf` has it, for all seats."""
+    """As `warden ha render` makes it, for all seats."""
     parts = [
         f"""\
 global_defs {{

@@ -18,18 +18,16 @@ from msgspec import Struct
 from warden.call.cdr import Cdr, Result
 from warden.config.tree import Config
 from warden.core.address import Address
-from warden.core.errors import MalformedMessage
+from warden.core.errors import WardenError
+from warden.ops.knock import NobodyThere, Silent, knock
 from warden.ops.softphone import Line, Refused, Softphone
 from warden.ops.sound import Sound
-from warden.sip.message import MAGIC_COOKIE
-from warden.sip.parser import parse_message
 from warden.store.ports import Durable
 from warden.switch.directory import new_extension
 
 PREFIX: Final = "selftest-"
 TONES_HZ: Final = (440, 620)
 TALK_S: Final = 3.0
-KNOCK_S: Final = 2.0
 DIRECTORY_S: Final = 10.0
 """How long the node may take to know a new extension; it looks once a second."""
 CDR_S: Final = 5.0
@@ -140,7 +138,7 @@ async def run(
     try:
         _require_udp(config)
         progress(f"asking {server} who is there")
-        await knock(server, local)
+        await _knock(server, local)
         async with _extensions(config, durable) as passwords, _phones(server, local, passwords) as (caller, callee):
             progress("registering two phones")
             await _register(findings, (caller, callee), config, directory_s)
@@ -161,47 +159,17 @@ def _require_udp(config: Config) -> None:
         raise _Failed("the node does not speak SIP over UDP", "the self test's phones do: see `sip.transports`")
 
 
-async def knock(server: Address, local: str) -> None:
-    """Send OPTIONS and wait for any SIP response."""
-    loop = asyncio.get_running_loop()
+async def _knock(server: Address, local: str) -> None:
     running = "start it with `warden serve` (or `make run`) with the same settings as this test"
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.setblocking(False)
-        try:
-            sock.bind((local, 0))
-            # Connected, so that the kernel tells when nobody listens.
-            sock.connect((server.host, server.port))
-            here = Address(local, sock.getsockname()[1])
-            host = f"[{server.host}]" if ":" in server.host else server.host
-            tag = secrets.token_hex(8)
-            request = (
-                f"OPTIONS sip:{host} SIP/2.0\r\nVia: SIP/2.0/UDP {here};branch={MAGIC_COOKIE}{tag};rport\r\n"
-                f"Max-Forwards: 70\r\nFrom: <sip:selftest@{host}>;tag={tag}\r\nTo: <sip:{host}>\r\n"
-                f"Call-ID: {tag}\r\nCSeq: 1 OPTIONS\r\nContact: <sip:selftest@{here}>\r\nContent-Length: 0\r\n\r\n"
-            ).encode()
-            async with asyncio.timeout(KNOCK_S):
-                while True:
-                    sock.send(request)
-                    try:
-                        data = await asyncio.wait_for(loop.sock_recv(sock, 65535), KNOCK_S / 4)
-                    except TimeoutError:
-                        continue
-                    break
-        except ConnectionRefusedError:
-            raise _Failed(f"nobody listens on UDP {server}: the node does not run there", running) from None
-        except TimeoutError:
-            raise _Failed(
-                f"no answer from UDP {server} within {KNOCK_S:g} s",
-                running,
-                "if it runs, another program may hold the port, or a firewall on this machine drops the packets",
-            ) from None
-        except OSError as error:
-            raise _Failed(f"{server} cannot be reached: {error.strerror}") from error
     try:
-        parse_message(data)
-    except MalformedMessage as error:
-        raise _Failed(f"what answers on {server} does not speak SIP ({error})") from error
+        await knock(server, local)
+    except NobodyThere as error:
+        raise _Failed(f"{error}: the node does not run there", running) from error
+    except Silent as error:
+        another = "if it runs, another program may hold the port, or a firewall on this machine drops the packets"
+        raise _Failed(str(error), running, another) from error
+    except WardenError as error:
+        raise _Failed(str(error)) from error
 
 
 @asynccontextmanager

@@ -25,6 +25,9 @@ ROUNDS: Final = 10
 """
 CATCH_UP_MAX: Final = 50
 """Packets made up for after the process was held up: a second; what was due before is left out, as by a real phone."""
+READS_PER_WAKE_MAX: Final = 8
+"""Packets read from each port before anything else is done: a process that was held up reads faster than it sends, or
+it would never come to the end of what has arrived meanwhile."""
 DATAGRAM_BYTES_MAX: Final = 2048
 PORT_TRIES_MAX: Final = 64
 """Half of all free ports are even, so not finding one in 64 tries means that there is none."""
@@ -232,17 +235,24 @@ class Sound:
         self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._pace)
 
     def _hear(self) -> None:
-        for fd, _ in self._epoll.poll(0):
-            port = self._ports.get(fd)
-            if port is not None:
-                # One each: epoll tells again of what is left, and no port keeps the others waiting.
-                port.hear()
+        for _ in range(READS_PER_WAKE_MAX):
+            ready = self._epoll.poll(0)
+            if not ready:
+                return
+            for fd, _ in ready:
+                port = self._ports.get(fd)
+                if port is not None:
+                    # One each: epoll tells again of what is left, and no port keeps the others waiting.
+                    port.hear()
 
 
 def _even_socket(host: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for _ in range(PORT_TRIES_MAX):
-        sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            sock = socket.socket(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise WardenError(f"rtp: no socket: {error.strerror}") from error
         sock.setblocking(False)
         try:
             sock.bind((host, 0))

@@ -46,7 +46,10 @@ class UdpWire:
 
     async def open(self, host: str, server: Address) -> Flow:
         """The flow to the server. Raises `Unavailable`."""
-        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise Unavailable(f"softphone: no socket: {error.strerror}") from error
         sock.setblocking(False)
         try:
             sock.bind((host, 0))

@@ -151,10 +151,21 @@ def test_a_node_that_came_back_gets_its_seat_when_it_has_been_steady_for_a_while
     assert decide(moving) == [HandOver("s1", 4, "n1")]
 
 
+def test_a_seat_that_was_taken_because_nobody_had_it_goes_home_too_to_a_node_that_was_a_little_late() -> None:
+    # All nodes of a cluster start at once, and whoever is ready first takes every seat.
+    first = {"s1": Held(4, until=200.0, adopted=True, since=70.0)}
+    late = view("n2", now=99.9, held=first, holder=OURS, peers=BACK, rules=HOME_RULES)
+    assert decide(late) == []
+    assert decide(replace(late, now=100.0)) == [HandOver("s1", 4, "n1")]
+
+
 @pytest.mark.parametrize(
     ("what", "changed"),
     [
-        ("it was there when the operator moved the seat", {"held": {"s1": Held(4, 200.0, True, since=70.0)}}),
+        (
+            "it was there when the operator moved the seat",
+            {"held": {"s1": Held(4, 200.0, True, since=70.0, given=True)}},
+        ),
         ("it is on its way out", {"peers": {**BACK, "n1": Peer("n1", steady_since=60.0, draining=True)}}),
         ("it got the seat a while ago and lost it again", {"sent_home": {"s1": 80.0}}),
         ("it is gone", {"peers": {"n2": Peer("n2")}}),

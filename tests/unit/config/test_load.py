@@ -21,8 +21,8 @@ NO_IP = "must be an IP address, for example 192.0.2.10 or 2001:db8::10"
 UNREACHABLE = "must be an address that phones can reach; 0.0.0.0 means every address of this machine"
 
 
-def said(text: str | bytes, **environ: str) -> Document:
-    return parse(text.encode() if isinstance(text, str) else text, environ, name="config.yml")
+def said(text: str | bytes, **environ: str) -> Document[Config]:
+    return parse(text.encode() if isinstance(text, str) else text, environ, Config, name="config.yml")
 
 
 def problems(text: str | bytes, **environ: str) -> list[str]:
@@ -69,7 +69,7 @@ def test_the_guides_cluster_and_pool_settings_load_to_the_key() -> None:
 
 
 def test_an_example_to_start_from_loads_and_names_every_section() -> None:
-    document = read(HERE.parents[2] / "config.example.yml", {"DB_PASSWORD": "x", "PUBLIC_IP": "192.0.2.1"})
+    document = read(HERE.parents[2] / "config.example.yml", {"DB_PASSWORD": "x", "PUBLIC_IP": "192.0.2.1"}, Config)
     assert document.problems == ()
     assert {key[0] for key in document.lines} | {"secret"} == set(Config.model_fields)
 
@@ -278,12 +278,12 @@ def test_a_file_that_cannot_be_read_is_a_problem_like_any_other(tmp_path: Path) 
 
 @given(st.binary(max_size=200) | st.text(alphabet="sip:rt{}[]$-#&*!|>'\"\n x1,?%@`", max_size=200).map(str.encode))
 def test_no_file_whatever_makes_the_reader_raise(data: bytes) -> None:
-    document = parse(data, {"x": "1"}, name="config.yml")
+    document = parse(data, {"x": "1"}, Config, name="config.yml")
     assert all(problem.startswith("config.yml") for problem in document.problems)
 
 
 def test_keys_whose_feature_comes_later_are_told_where_the_file_sets_them() -> None:
-    document = read(HERE / "guide-node.yml", GUIDE_ENVIRONMENT)
+    document = read(HERE / "guide-node.yml", GUIDE_ENVIRONMENT, Config)
     name = HERE / "guide-node.yml"
     lease = "high_availability.lease_ttl (or keepalived) decides how soon a node that is gone is replaced"
     instead = f"accepted, but has no effect: {lease}"

@@ -108,10 +108,14 @@ class Machine:
 
 
 def settings(
-    *transports: Transport, host: str = "127.0.0.1", limits: Limits | None = None, tls: Tls | None = None
+    *transports: Transport,
+    host: str = "127.0.0.1",
+    limits: Limits | None = None,
+    tls: Tls | None = None,
+    balancers: frozenset[str] = frozenset(),
 ) -> Settings:
     """Listeners on free ports of one address."""
-    return Settings(tuple(Listener(t, host, 0) for t in transports), tls or Tls(), limits or Limits())
+    return Settings(tuple(Listener(t, host, 0) for t in transports), tls or Tls(), limits or Limits(), balancers)
 
 
 Start = Callable[..., Awaitable[Machine]]

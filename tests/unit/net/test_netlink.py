@@ -9,7 +9,7 @@ import pytest
 
 from warden.core.errors import WardenError
 from warden.net import netlink
-from warden.ops.namespaces import entered
+from warden.ops.netns import entered
 
 LINK = "warden0"
 

@@ -4,7 +4,8 @@ import pytest
 
 from warden.ops.checker import Gap
 from warden.ops.drills.lateness import Late
-from warden.ops.drills.report import Check, Report, Verdict, at_pace, exactly, silence
+from warden.ops.drills.page import html_of, markdown_of
+from warden.ops.drills.report import Check, Moment, Report, Verdict, at_pace, exactly, silence
 from warden.ops.drills.speakers import Turn, out_of_turn
 
 IN_TIME = Late(p99_ms=3.0, max_ms=12.0)
@@ -52,3 +53,18 @@ def test_a_machine_that_speaks_again_behind_its_successor_is_counted_by_its_pack
 
     assert out_of_turn(turns(("a", 100), ("b", 50))) == 0
     assert out_of_turn(turns(("a", 100), ("b", 50), ("a", 3), ("b", 50))) == 53
+
+
+def test_a_report_is_a_page_that_needs_nothing_else_and_hides_no_markup() -> None:
+    checks = (exactly("calls dropped", 1, 0), silence(Gap(10, 20, 30), IN_TIME, max_ms=60))
+    story = (Moment(0.0, "n1", "adopted <b>4</b> calls", bad=False), Moment(2.5, "drill", "power off", bad=True))
+    report = Report("active-active/kill", "P1 & more", "3 nodes", checks, ("gone < back",), 12.0, story, (10.0, 30.0))
+    page = html_of(report)
+    assert "adopted &lt;b&gt;4&lt;/b&gt; calls" in page
+    assert "failed" in page
+    assert page.count("<circle") == 2
+    assert page.count("<rect") == 24
+    assert "http" not in page.replace("http-equiv", "")
+    told = markdown_of([report])
+    assert "| active-active/kill | failed | 1 |" in told
+    assert "No call was listened to" in html_of(Report("x", "", "", (), (), 1.0))

@@ -1,18 +1,24 @@
 """Every drill by its name."""
 
-from collections.abc import Awaitable, Callable
 from typing import Final
 
+from warden.ops.drills.hosted import drills
 from warden.ops.drills.kill import KEEPALIVED, KILL, RINGING, keepalived, kill, ringing
-from warden.ops.drills.planned import HANDOVER, RESTART, RESTART_KEEPALIVED, handover, restart, restart_keepalived
+from warden.ops.drills.planned import (
+    BLUE_GREEN,
+    HANDOVER,
+    RESTART,
+    RESTART_KEEPALIVED,
+    blue_green,
+    handover,
+    restart,
+    restart_keepalived,
+)
 from warden.ops.drills.reconnect import RECONNECT, reconnect
 from warden.ops.drills.registrations import REGISTRATIONS, registrations
-from warden.ops.drills.report import Report
 from warden.ops.drills.split import FREEZE, PARTITION, freeze, partition
-from warden.ops.drills.stage import Drill, Say, Size
+from warden.ops.drills.stage import Drill, Run
 from warden.ops.drills.stores import STORES, stores
-
-Run = Callable[[Size, Say], Awaitable[Report]]
 
 CATALOG: Final[dict[str, tuple[Drill, Run]]] = {
     drill.name: (drill, run)
@@ -20,6 +26,7 @@ CATALOG: Final[dict[str, tuple[Drill, Run]]] = {
         (KILL, kill),
         (RINGING, ringing),
         (HANDOVER, handover),
+        (BLUE_GREEN, blue_green),
         (RESTART, restart),
         (REGISTRATIONS, registrations),
         (RECONNECT, reconnect),
@@ -28,5 +35,6 @@ CATALOG: Final[dict[str, tuple[Drill, Run]]] = {
         (RESTART_KEEPALIVED, restart_keepalived),
         (FREEZE, freeze),
         (PARTITION, partition),
+        *drills(),
     )
 }

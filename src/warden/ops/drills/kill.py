@@ -89,7 +89,7 @@ async def _kill(on: Stage[ClusterType], size: Size, fault: PowerLoss, driver: st
     # What kept the phones busy until then does not shorten the silence behind it, nor lengthen it by as much.
     on.lateness.forget()
     await checker.hear()
-    gap, late = checker.gaps_ms(on.seats[:1]), on.lateness.since()
+    gap, late = on.gaps_ms(on.seats[:1]), on.lateness.since()
     on.cluster.look()
     on.say("re-INVITEs that were under way come to their end; hold and resume from both sides")
     async with asyncio.timeout(REPAIRED_S * 2):

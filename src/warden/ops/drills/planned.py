@@ -1,9 +1,11 @@
 """Planned work under load (P4): seats that are handed over, and every node restarted in turn."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Final
 
+from warden import __version__
 from warden.ops.checker import Gap
 from warden.ops.drills.lateness import Late
 from warden.ops.drills.report import Report, at_pace, exactly, silence
@@ -20,7 +22,8 @@ from warden.ops.drills.stage import (
     talk_at,
 )
 from warden.ops.drills.traffic import Traffic
-from warden.ops.lab_cluster import LabCluster
+from warden.ops.lab.hosted import HostedCluster
+from warden.ops.lab_cluster import LabCluster, next_version
 from warden.ops.namespaces import NamespaceCluster
 from warden.ops.nemesis import PLANNED_GAP_MS, Fault, Handover, SeatMove
 from warden.ops.town import Talk
@@ -32,12 +35,19 @@ ACROSS: Final = 3
 HEARD_S: Final = 2.0
 """How long the audio is listened to after each event."""
 
-AnyStage = Stage[LabCluster] | Stage[NamespaceCluster]
+AnyStage = Stage[LabCluster] | Stage[NamespaceCluster] | Stage[HostedCluster]
 
 HANDOVER: Final = Drill(
     "handover",
     "P4: a seat that is handed over takes its calls along; nobody hears it, and no call set-up fails",
     "each seat handed to another node, one after the other, under calls at a steady rate",
+    full=Size(30, measured=30, rate_per_s=20.0),
+    short=Size(6, measured=6, rate_per_s=5.0),
+)
+BLUE_GREEN: Final = Drill(
+    "blue-green",
+    "P4: a new version on the same machine takes the seat over from the old one, and gives it back, unnoticed",
+    "a seat handed to a node of the next version and back again, under calls at a steady rate",
     full=Size(30, measured=30, rate_per_s=20.0),
     short=Size(6, measured=6, rate_per_s=5.0),
 )
@@ -62,22 +72,45 @@ async def handover(size: Size, say: Say) -> Report:
     async with stage(HANDOVER, size, say, numbers(size)) as on:
         nodes = list(on.cluster.nodes)
         faults = [SeatMove(on.cluster, seat, nodes[(i + 1) % len(nodes)]) for i, seat in enumerate(on.seats)]
-        return await _under_load(on, size, faults)
+        return await under_load(on, size, faults)
+
+
+async def blue_green(size: Size, say: Say) -> Report:
+    """Carry out `BLUE_GREEN`. Raises `WardenError` where it cannot be."""
+    async with stage(BLUE_GREEN, size, say, numbers(size), newer=("n2",)) as on:
+        versions = {
+            name: json.loads(await node.ask("GET", "status"))["version"] for name, node in on.cluster.nodes.items()
+        }
+        on.notes.append(f"n1 runs {versions['n1']}, n2 {versions['n2']}")
+        assert versions == {"n1": __version__, "n2": next_version(), "n3": __version__}, "the lab started them so"
+        seat = on.seats[0]
+        faults = [SeatMove(on.cluster, seat, "n2"), SeatMove(on.cluster, seat, "n1")]
+        return await under_load(on, size, faults)
 
 
 async def restart(size: Size, say: Say) -> Report:
     """Carry out `RESTART`. Raises `WardenError` where it cannot be."""
     async with stage(RESTART, size, say, numbers(size)) as on:
-        return await _under_load(on, size, [Handover(on.cluster, node) for node in on.cluster.nodes])
+        return await under_load(on, size, [Handover(on.cluster, node) for node in on.cluster.nodes])
 
 
 async def restart_keepalived(size: Size, say: Say) -> Report:
     """Carry out `RESTART_KEEPALIVED`. Raises `WardenError` where it cannot be."""
     async with stage_in_namespaces(RESTART_KEEPALIVED, size, say, numbers(size), "keepalived") as on:
-        return await _under_load(on, size, [Handover(on.cluster, node) for node in on.cluster.nodes])
+        return await under_load(on, size, [Handover(on.cluster, node) for node in on.cluster.nodes])
 
 
-async def _under_load(on: AnyStage, size: Size, faults: Sequence[Fault]) -> Report:
+async def under_load(
+    on: AnyStage,
+    size: Size,
+    faults: Sequence[Fault],
+    *,
+    gap_ms_max: float | None = PLANNED_GAP_MS,
+    lasts_s: float = HEARD_S,
+) -> Report:
+    """Let the faults happen in turn, under standing calls and new ones at a steady rate, each for `lasts_s` before it
+    is mended; the audio may be away for `gap_ms_max`, None where nothing is promised of it.
+    """
     pairs = people(on, size)
     await on.open()
     gaps: list[Gap] = []
@@ -90,11 +123,11 @@ async def _under_load(on: AnyStage, size: Size, faults: Sequence[Fault]) -> Repo
             on.checker.open_window()
             on.lateness.forget()
             await fault.strike()
-            await asyncio.sleep(HEARD_S)
+            await asyncio.sleep(lasts_s)
             # A node that comes back is part of the work, and must not be heard either.
             await fault.mend()
             await asyncio.sleep(SETTLED_S)
-            gap, late = on.checker.gaps_ms(struck), on.lateness.since()
+            gap, late = on.gaps_ms(struck), on.lateness.since()
             if gap is not None:
                 gaps.append(gap)
                 on.notes.append(f"{fault.name}: audio gap p50 {gap.p50:.0f}, max {gap.max:.0f} ms; phones late: {late}")
@@ -108,7 +141,7 @@ async def _under_load(on: AnyStage, size: Size, faults: Sequence[Fault]) -> Repo
         at_pace(offered, planned),
         exactly("call set-ups failed", len(traffic.failed), 0),
         exactly("calls dropped", dropped + len(traffic.dropped), 0),
-        silence(worst, late, max_ms=PLANNED_GAP_MS),
+        *([] if gap_ms_max is None else [silence(worst, late, max_ms=gap_ms_max)]),
         await on.cdrs(),
     ]
     setting = (

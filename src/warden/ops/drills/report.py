@@ -32,8 +32,19 @@ class Check(Struct, frozen=True):
     verdict: Verdict
 
 
+class Moment(Struct, frozen=True):
+    """A sentence of the story: seconds since the drill began, who said it, and whether it is a bad one."""
+
+    at_s: float
+    who: str
+    what: str
+    bad: bool
+
+
 class Report(Struct, frozen=True):
-    """A drill's accounts. `notes` say in words what happened and what was not as it should be."""
+    """A drill's accounts. `notes` say in words what happened and what was not as it should be, `story` what everybody
+    said and when, `gaps_ms` the longest silence of each direction of each call that was listened to.
+    """
 
     drill: str
     promise: str
@@ -41,6 +52,8 @@ class Report(Struct, frozen=True):
     checks: tuple[Check, ...]
     notes: tuple[str, ...]
     seconds: float
+    story: tuple[Moment, ...] = ()
+    gaps_ms: tuple[float, ...] = ()
 
     @property
     def verdict(self) -> Verdict:

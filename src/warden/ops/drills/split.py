@@ -54,7 +54,7 @@ async def _split(on: Stage[NamespaceCluster], size: Size, fault: Freeze | Cut) -
         await fault.strike()
         await on.cluster.held(on.seats[0], lambda node: node != "n1")
         await checker.hear()
-        gap, late = checker.gaps_ms(on.seats[:1]), on.lateness.since()
+        gap, late = on.gaps_ms(on.seats[:1]), on.lateness.since()
         await asyncio.sleep(SETTLED_S)
         on.say(f"{fault.name}: it is over, and the old holder is back")
         await fault.mend()

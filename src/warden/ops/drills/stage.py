@@ -5,16 +5,18 @@ import gc
 import resource
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
 from warden.core.errors import WardenError
-from warden.ops.checker import Checker
+from warden.ops.checker import Checker, Gap
 from warden.ops.drills.lateness import Lateness
-from warden.ops.drills.report import Check, Report, Verdict, exactly, shortened
+from warden.ops.drills.report import Check, Moment, Report, Verdict, exactly, shortened
+from warden.ops.ha.inventory import Option
+from warden.ops.lab.hosted import HostedCluster, hosted_cluster
 from warden.ops.lab_cluster import LabCluster, LogLine, lab_cluster
 from warden.ops.ledger import CDR_S
 from warden.ops.namespaces import CLIENT, Driver, NamespaceCluster, namespace_cluster
@@ -31,9 +33,10 @@ SETTLED_S: Final = 2.0
 
 LOOK_S: Final = 0.2
 
-ClusterType = TypeVar("ClusterType", LabCluster, NamespaceCluster)
+ClusterType = TypeVar("ClusterType", LabCluster, NamespaceCluster, HostedCluster)
 Say = Callable[[str, str, bool], None]
 """(who, what, bad)"""
+Run = Callable[["Size", Say], Awaitable[Report]]
 
 
 class Size(Struct, frozen=True):
@@ -68,13 +71,21 @@ class Stage(Generic[ClusterType]):
         self.notes: list[str] = []
         self._drill = drill
         self._size = size
-        self._say = say
+        self._tell = say
         self._began = time.monotonic()
+        self._story: list[Moment] = []
+        self._gaps_ms: list[float] = []
         cluster.on_line = self._hear
 
     def say(self, text: str, *, bad: bool = False) -> None:
         """Tell whoever watches."""
         self._say(self._drill.name, text, bad)
+
+    def gaps_ms(self, seats: Sequence[str]) -> Gap | None:
+        """As `Checker.gaps_ms`; they go into the report."""
+        gap = self.checker.gaps_ms(seats)
+        self._gaps_ms += self.checker.gaps
+        return gap
 
     async def open(self) -> None:
         """Have the phones of the town registered and their calls made."""
@@ -103,7 +114,14 @@ class Stage(Generic[ClusterType]):
         notes = [*self.notes, *self.checker.problems, *self.town.violations]
         checks = (*checks, exactly("breaches of SIP that a phone saw", len(self.town.violations), 0))
         seconds = round(time.monotonic() - self._began, 1)
-        return Report(self._drill.name, self._drill.promise, setting, checks, shortened(notes), seconds)
+        return Report(
+            self._drill.name, self._drill.promise, setting, checks, shortened(notes), seconds,
+            tuple(self._story), tuple(round(gap, 1) for gap in self._gaps_ms),
+        )  # fmt: skip
+
+    def _say(self, who: str, what: str, bad: bool) -> None:
+        self._story.append(Moment(round(time.monotonic() - self._began, 2), who, what, bad))
+        self._tell(who, what, bad)
 
     def _hear(self, node: str, line: LogLine) -> None:
         bad = line.level not in ("info", "debug")
@@ -114,10 +132,18 @@ class Stage(Generic[ClusterType]):
 
 @asynccontextmanager
 async def stage(
-    drill: Drill, size: Size, say: Say, numbers: Iterable[str], *, postgres: bool = False
+    drill: Drill,
+    size: Size,
+    say: Say,
+    numbers: Iterable[str],
+    *,
+    postgres: bool = False,
+    newer: Collection[str] = (),
 ) -> AsyncIterator[Stage[LabCluster]]:
-    """Three nodes on loopback addresses, whose seats lie where the leases are. Raises `WardenError`."""
-    async with lab_cluster(nodes=3, lease_s=LEASE_S, postgres=postgres) as cluster:
+    """Three nodes on loopback addresses, whose seats lie where the leases are; those in `newer` are of the next
+    version. Raises `WardenError`.
+    """
+    async with lab_cluster(nodes=3, lease_s=LEASE_S, postgres=postgres, newer=newer) as cluster:
         if cluster.redis is None:
             raise WardenError("drills need redis-server; on Debian: apt-get install redis-server")
         async with _on(drill, size, say, numbers, cluster, "127.0.0.1") as stage:
@@ -139,12 +165,24 @@ async def stage_in_namespaces(
 
 
 @asynccontextmanager
+async def stage_in_lab(
+    drill: Drill, size: Size, say: Say, numbers: Iterable[str], option: Option
+) -> AsyncIterator[Stage[HostedCluster]]:
+    """The option's cluster, each host with all its programs. Raises `WardenError`, also where that needs root."""
+    async with (
+        hosted_cluster(option) as cluster,
+        _on(drill, size, say, numbers, cluster, cluster.lab.phones_address) as stage,
+    ):
+        yield stage
+
+
+@asynccontextmanager
 async def _on(
     drill: Drill, size: Size, say: Say, numbers: Iterable[str], cluster: ClusterType, local_host: str
 ) -> AsyncIterator[Stage[ClusterType]]:
     _raise_file_limit()
     passwords = {number: secrets.token_urlsafe(18) for number in numbers}
-    say(drill.name, f"three nodes start, with {len(passwords):,} extensions", False)
+    say(drill.name, f"{len(cluster.nodes)} nodes start, with {len(passwords):,} extensions", False)
     await cluster.start(passwords)
     async with Town(list(cluster.seats.values()), passwords, local_host=local_host) as town:
         stage = Stage(drill, size, cluster, town, say)
@@ -158,7 +196,7 @@ async def _on(
             gc.unfreeze()
 
 
-async def _watch(cluster: LabCluster | NamespaceCluster) -> None:
+async def _watch(cluster: LabCluster | NamespaceCluster | HostedCluster) -> None:
     while True:
         cluster.look()
         await asyncio.sleep(LOOK_S)

@@ -1,0 +1,130 @@
+"""Drills in a lab: the deployment guide's architectures, each program of which dies once under calls."""
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+
+from warden.ops.drills.planned import numbers, under_load
+from warden.ops.drills.report import Report
+from warden.ops.drills.stage import Drill, Run, Say, Size, stage_in_lab
+from warden.ops.ha.inventory import Option
+from warden.ops.lab.faults import Cut, Deaf, Frozen, Killed, Lossy, PlannedStop, PowerOff, StoresUnreachable, Upgrade
+from warden.ops.lab.hosted import HostedCluster
+from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS, Fault
+
+FULL: Final = Size(12, measured=12, rate_per_s=5.0)
+SHORT: Final = Size(6, measured=6, rate_per_s=2.0)
+OPTIONS: Final[tuple[Option, ...]] = ("active-passive", "active-active")
+
+
+class Kind(Struct, frozen=True):
+    """A fault of the catalogue: what is promised of it, and how it is made."""
+
+    name: str
+    promise: str
+    does: str
+    make: Callable[[HostedCluster], list[Fault]]
+    gap_ms_max: float | None
+    lasts_s: float = 4.0
+    options: tuple[Option, ...] = OPTIONS
+
+
+def _first(cluster: HostedCluster) -> str:
+    return next(iter(cluster.nodes))
+
+
+KINDS: Final = (
+    Kind(
+        "power-off", "P1: no answered call ends with its host, and its audio is back within 0.6 s",
+        "the power of the host that carries calls is cut, with its share of database, Redis and etcd",
+        lambda cluster: [PowerOff(cluster, _first(cluster))], VRRP_GAP_MS, lasts_s=8.0,
+    ),
+    Kind(
+        "rolling-restart", "P4: restarting Warden on all hosts, one by one, is not noticed",
+        "`systemctl restart pbx` on each host in turn",
+        lambda cluster: [PlannedStop(cluster, node) for node in cluster.nodes], PLANNED_GAP_MS,
+    ),
+    Kind(
+        "rolling-upgrade", "P4: another version on all hosts, and back, is not noticed",
+        "`warden upgrade` of the whole cluster to the next version, and then to the one before",
+        lambda cluster: [Upgrade(cluster, _first(cluster))], PLANNED_GAP_MS,
+    ),
+    Kind(
+        "kill-warden", "P1: no answered call ends with the process that carries it",
+        "kill -9 of Warden's processes on one host; systemd starts them again",
+        lambda cluster: [Killed(cluster, _first(cluster), "warden", gap_ms_max=VRRP_GAP_MS)], VRRP_GAP_MS, lasts_s=8.0,
+    ),
+    Kind(
+        "kill-keepalived", "P6: a host whose keepalived is dead speaks for no seat any more; its calls go on",
+        "kill -9 of keepalived on one host; systemd clears its addresses and starts it again",
+        lambda cluster: [Killed(cluster, _first(cluster), "keepalived", gap_ms_max=None)], None, lasts_s=6.0,
+    ),
+    Kind(
+        "kill-haproxy", "P4: calls do not pass HAProxy; the API's address goes to another host",
+        "kill -9 of HAProxy on one host",
+        lambda cluster: [Killed(cluster, _first(cluster), "haproxy")], PLANNED_GAP_MS,
+    ),
+    Kind(
+        "kill-redis-master", "P7: losing a Redis server costs nothing",
+        "kill -9 of all Redis servers of one host, a master among them",
+        lambda cluster: [Killed(cluster, _first(cluster), "redis")], PLANNED_GAP_MS, lasts_s=8.0,
+    ),
+    Kind(
+        "kill-etcd-member", "P6, P7: losing a member of etcd costs nothing",
+        "kill -9 of etcd on one host",
+        lambda cluster: [Killed(cluster, _first(cluster), "/usr/bin/etcd")], PLANNED_GAP_MS, lasts_s=8.0,
+    ),
+    Kind(
+        "kill-database", "P7: losing the database's leader costs nothing",
+        "kill -9 of Patroni and PostgreSQL where the leader is",
+        lambda cluster: [Killed(cluster, _first(cluster), "patroni", "postgres")], PLANNED_GAP_MS, lasts_s=20.0,
+    ),
+    Kind(
+        "cut-cable", "P1, P6: a host that is cut off loses no call, and speaks for nobody's",
+        "the cable of a host is pulled, and put back",
+        lambda cluster: [Cut(cluster, _first(cluster))], VRRP_GAP_MS, lasts_s=10.0,
+    ),
+    Kind(
+        "freeze", "P1, P6: a frozen node's calls go on elsewhere, and it says nothing more when it thaws",
+        "SIGSTOP of all of Warden's processes on a host for 6 s",
+        lambda cluster: [Frozen(cluster, _first(cluster))], None, lasts_s=6.0,
+    ),
+    Kind(
+        "one-way", "P1, P6: a host that hears no other host loses no call",
+        "all packets of the other hosts to one are dropped; phones reach it",
+        lambda cluster: [Deaf(cluster, _first(cluster))], None, lasts_s=15.0,
+    ),
+    Kind(
+        "packet-loss", "P1: a bad network costs no call",
+        "one of ten datagrams to a host is lost, SIP and audio",
+        lambda cluster: [Lossy(cluster, _first(cluster))], None, lasts_s=15.0,
+    ),
+    Kind(
+        "stores-cut", "P7: a host that reaches no store loses no call",
+        "all packets of Redis, etcd and PostgreSQL between a host and the others are dropped",
+        lambda cluster: [StoresUnreachable(cluster, _first(cluster))], None, lasts_s=15.0,
+    ),
+)  # fmt: skip
+
+
+def drills() -> list[tuple[Drill, Run]]:
+    """Every kind for every option, by names such as `active-active/power-off`."""
+    return [
+        (
+            Drill(f"{option}/{kind.name}", kind.promise, f"{kind.does} (a lab: needs root)", full=FULL, short=SHORT),
+            _runner(kind, option),
+        )
+        for option in OPTIONS
+        for kind in KINDS
+        if option in kind.options
+    ]
+
+
+def _runner(kind: Kind, option: Option) -> Run:
+    async def run(size: Size, say: Say) -> Report:
+        drill = Drill(f"{option}/{kind.name}", kind.promise, kind.does, full=FULL, short=SHORT)
+        async with stage_in_lab(drill, size, say, numbers(size), option) as on:
+            return await under_load(on, size, kind.make(on.cluster), gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
+
+    return run

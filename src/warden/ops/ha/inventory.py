@@ -1,0 +1,327 @@
+"""`cluster.yml`: the hosts of a cluster, what each of them does, and the addresses that move between them.
+
+One frozen tree, checked as a whole when it is loaded (`warden.config.load.read`). Nothing here does I/O; what follows
+for a single host is for `plan` to say, and how a file looks for the templates.
+"""
+
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Interface, IPv4Network, ip_address, ip_network
+from pathlib import PurePosixPath
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from warden.config.contradictions import Contradiction
+from warden.config.tree import AdvertiseAddress, Name, Network, Port, Section, Text
+
+Option = Literal["active-passive", "active-active"]
+Role = Literal["pbx", "balancer", "database", "redis", "etcd", "witness", "monitor"]
+
+ALL_IN_ONE: Final[tuple[Role, ...]] = ("pbx", "balancer", "database", "redis", "etcd")
+"""What a host does that says nothing of its roles, as in the pictures of the deployment guide."""
+SUCCESSORS_MAX: Final = 8
+"""VRRP's priorities end at 255, and two that are close begin at once."""
+MASTERS_MIN: Final = 3
+"""A Redis Cluster of fewer masters is refused by Redis itself."""
+
+
+def _domain(text: str) -> str:
+    labels = text.rstrip(".").split(".")
+    if len(text) > 200 or not all(label.replace("-", "a").isalnum() and label.isascii() for label in labels):
+        raise ValueError("must be a domain name, for example example.com")
+    return text.rstrip(".").lower()
+
+
+def _absolute(text: str) -> str:
+    if not PurePosixPath(text).is_absolute() or not text.isprintable() or set(text) & set(" \t\"'\\"):
+        raise ValueError("must be an absolute path without blanks, quotes and backslashes")
+    return text
+
+
+def _ipv4_network(text: str) -> str:
+    found = ip_network(text, strict=False)
+    if found.version != 4 or found.prefixlen > 30:
+        raise ValueError("must be an IPv4 network, for example 192.168.1.0/24")
+    return str(found)
+
+
+Domain = Annotated[str, AfterValidator(_domain)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+Interface = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$")]
+
+
+class Wire(Section):
+    """A network that the hosts are on."""
+
+    interface: Interface = "eth0"
+    """What the hosts call their card there."""
+    network: Annotated[Network, AfterValidator(_ipv4_network)] = "192.168.1.0/24"
+    """Its addresses."""
+
+
+class Host(Section):
+    """A machine."""
+
+    name: Name
+    """Its name: also that of the node on it, and of its folder among the rendered files."""
+    address: AdvertiseAddress
+    """Its own address on `network`. It does not move."""
+    cluster_address: AdvertiseAddress | None = None
+    """Its own address on `cluster_network`. Not set: `address`."""
+    roles: Annotated[tuple[Role, ...], Field(min_length=1, max_length=7)] = ALL_IN_ONE
+    """What runs there. `witness`: a vote for etcd and for Sentinel, and nothing that phones need."""
+
+    @property
+    def inside(self) -> str:
+        """Where the other hosts reach it."""
+        return self.cluster_address or self.address
+
+
+class Seat(Section):
+    """An address that phones register at, with its calls; one node holds it at a time."""
+
+    name: Name
+    """Its name: in CDRs, logs and metrics, and that of keepalived's instance."""
+    address: AdvertiseAddress
+    """The address."""
+    successors: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)]
+    """The hosts that may hold it, the preferred first."""
+
+
+class Balancer(Section):
+    """HAProxy's own address: the API over HTTPS, for operators and programs. Calls do not pass there."""
+
+    address: AdvertiseAddress | None = None
+    """An address that moves between the hosts with the role `balancer`. Not set: each of them at its own."""
+    certificate: AbsolutePath = "/etc/ssl/private/pbx.pem"
+    """PEM file on the balancers: certificate, intermediate ones and key."""
+
+
+class Timings(Section):
+    """How soon what is noticed. The defaults are measured; smaller is sooner and errs more often."""
+
+    advert_interval: Annotated[float, Field(ge=0.05, le=5, allow_inf_nan=False)] = 0.1
+    """Seconds between keepalived's words; after three that are missed another host takes the address."""
+    lease_ttl: Annotated[float, Field(ge=1, le=60, allow_inf_nan=False)] = 10.0
+    """Seconds that a node goes on speaking for its seats without the coordinator."""
+    health_interval: Annotated[float, Field(ge=0.2, le=30, allow_inf_nan=False)] = 1.0
+    """Seconds between HAProxy's looks at a node; after two that fail it gets no more requests."""
+    failover_timeout: Annotated[float, Field(ge=2, le=600, allow_inf_nan=False)] = 30.0
+    """Seconds after which whoever watches may call a fail-over failed. More than all the others here."""
+    redis_node_timeout: Annotated[float, Field(ge=0.5, le=30, allow_inf_nan=False)] = 1.0
+    """Seconds until Redis takes one of its own for dead."""
+    patroni_ttl: Annotated[int, Field(ge=15, le=120)] = 20
+    """Seconds until the database's leader is replaced that is not heard of."""
+
+
+class Paths(Section):
+    """Where things are on the hosts."""
+
+    warden: AbsolutePath = "/opt/PBX"
+    """Where `make install-prod` puts Warden's versions."""
+    program: AbsolutePath | None = None
+    """The command. Not set: current/bin/warden below `warden`."""
+    data: AbsolutePath = "/var/lib/warden"
+    """Warden's files."""
+
+
+class Cluster(Section):
+    """The whole of `cluster.yml`."""
+
+    option: Option = "active-active"
+    """`active-passive`: one address for all phones, on one of two hosts. `active-active`: an address for each host,
+    each with the others as successors."""
+    cluster_name: Name = "pbx-cluster"
+    """Name of the cluster, in metrics and in the names of what it keeps in Redis and etcd."""
+    domain: Domain = "example.com"
+    """The domain of the phones' addresses: DNS tells them the seats under this name."""
+    users: Annotated[int, Field(ge=1, le=10_000)] = 500
+    """Extensions that it is made for."""
+    network: Wire = Wire()
+    """The network of phones, seats and VRRP."""
+    cluster_network: Wire | None = None
+    """A network for what the hosts tell each other: database, Redis, etcd. Not set: `network`."""
+    phones: Annotated[tuple[Network, ...], Field(min_length=1, max_length=100)] = ("0.0.0.0/0",)
+    """From where SIP and audio are let in."""
+    operators: Annotated[tuple[Network, ...], Field(max_length=100)] = ()
+    """From where SSH, HTTPS, statistics and dashboards are let in, beside `network`."""
+    hosts: Annotated[tuple[Host, ...], Field(min_length=1, max_length=64)] = ()
+    """The machines."""
+    seats: Annotated[tuple[Seat, ...], Field(min_length=1, max_length=64)] = ()
+    """The addresses that move."""
+    balancer: Balancer = Balancer()
+    timings: Timings = Timings()
+    paths: Paths = Paths()
+    virtual_router_id: Annotated[int, Field(ge=1, le=190)] = 51
+    """VRRP's number of the first seat; the following ones are for the other seats and the balancer. No other VRRP on the network may have them."""  # noqa: E501
+    sip_port: Port = 5060
+    """SIP's port, over UDP and TCP, at each seat."""
+    rtp_ports: tuple[int, int] = (10000, 20000)
+    """First and last port for audio."""
+    postgresql_version: Annotated[int, Field(ge=15, le=18)] = 15
+    """As packaged: 15 on Debian 12, 16 on Ubuntu 24.04, 17 where PostgreSQL's own packages are used."""
+    database_memory_mb: Annotated[int, Field(ge=32, le=1_000_000)] = 1024
+    """PostgreSQL's shared_buffers: about a quarter of a host's memory."""
+    time_servers: Annotated[tuple[Text, ...], Field(min_length=1, max_length=8)] = ("0.pool.ntp.org", "1.pool.ntp.org")
+    """Servers that all clocks follow."""
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> "Cluster":
+        if found := tuple(contradictions(self)):
+            raise PydanticCustomError(
+                "contradiction", "{what}", {"what": "; ".join(f"{c.keys[0]}: {c.what}" for c in found), "found": found}
+            )
+        return self
+
+    def hosts_with(self, *roles: Role) -> tuple[Host, ...]:
+        """The hosts that have one of the roles, in the order of the file."""
+        return tuple(host for host in self.hosts if set(roles) & set(host.roles))
+
+    @property
+    def inner(self) -> Wire:
+        """The network on which the hosts tell each other things."""
+        return self.cluster_network or self.network
+
+    @property
+    def has_cluster_redis(self) -> bool:
+        """Redis Cluster, else one master with Sentinels."""
+        return self.option == "active-active"
+
+    @property
+    def moving(self) -> dict[str, str]:
+        """Every address that moves, by the name of its VRRP instance."""
+        found = {seat.name: seat.address for seat in self.seats}
+        if self.balancer.address is not None:
+            found["balancer"] = self.balancer.address
+        return found
+
+
+def contradictions(cluster: Cluster) -> Iterator[Contradiction]:
+    """Everything that cannot be meant, or that would not outlive what the option promises to outlive."""
+    yield from _names(cluster)
+    yield from _addresses(cluster)
+    yield from _seats(cluster)
+    yield from _quorums(cluster)
+    timings = cluster.timings
+    noticed = max(timings.lease_ttl, 2 * timings.health_interval, timings.patroni_ttl)
+    if timings.failover_timeout <= noticed:
+        yield Contradiction(
+            ("timings.failover_timeout",),
+            f"must be more than {noticed:g}, the time after which a loss is noticed at the latest",
+        )
+    if timings.health_interval * 2 >= timings.lease_ttl:
+        yield Contradiction(
+            ("timings.health_interval", "timings.lease_ttl"),
+            f"must be less than half of lease_ttl ({timings.lease_ttl:g}): a node would lose its seats before the "
+            "balancer notices",
+        )
+    first, last = cluster.rtp_ports
+    if not 1024 <= first < last <= 65535:
+        yield Contradiction(("rtp_ports",), "must be [first, last] within 1024 and 65535, first below last")
+    elif first <= cluster.sip_port <= last:
+        yield Contradiction(("sip_port", "rtp_ports"), "must not be among rtp_ports")
+
+
+def _names(cluster: Cluster) -> Iterator[Contradiction]:
+    for key, names in (
+        ("hosts", [host.name for host in cluster.hosts]),
+        ("seats", [*(seat.name for seat in cluster.seats), *(["balancer"] if cluster.balancer.address else [])]),
+    ):
+        for name in _repeated(names):
+            yield Contradiction((key,), f"the name {name} is there twice")
+
+
+def _addresses(cluster: Cluster) -> Iterator[Contradiction]:
+    own = [(f"host {host.name}", host.address) for host in cluster.hosts]
+    moving = [(f"seat {seat.name}", seat.address) for seat in cluster.seats]
+    if cluster.balancer.address is not None:
+        moving.append(("the balancer", cluster.balancer.address))
+    taken: dict[str, str] = {}
+    for who, address in (*own, *moving):
+        key = "hosts" if who.startswith("host ") else "seats" if who.startswith("seat ") else "balancer.address"
+        if address in taken:
+            yield Contradiction((key,), f"{who} has the address of {taken[address]} ({address})")
+        taken[address] = who
+        if not _is_on(cluster.network, address):
+            yield Contradiction((key,), f"{who}: {address} is no address of network {cluster.network.network}")
+    if cluster.cluster_network is None:
+        for host in cluster.hosts:
+            if host.cluster_address is not None:
+                yield Contradiction(
+                    ("hosts",), f"host {host.name} has a cluster_address, and there is no cluster_network"
+                )
+        return
+    inner, outer = ip_network(cluster.cluster_network.network), ip_network(cluster.network.network)
+    if inner.overlaps(outer):
+        yield Contradiction(("cluster_network", "network"), f"{inner} overlaps with network {outer}")
+    for host in cluster.hosts:
+        if host.cluster_address is None:
+            yield Contradiction(("hosts",), f"host {host.name} has no cluster_address on cluster_network")
+        elif not _is_on(cluster.cluster_network, host.cluster_address):
+            yield Contradiction(("hosts",), f"host {host.name}: {host.cluster_address} is no address of {inner}")
+    for address in _repeated([host.cluster_address for host in cluster.hosts if host.cluster_address]):
+        yield Contradiction(("hosts",), f"the cluster_address {address} is there twice")
+
+
+def _seats(cluster: Cluster) -> Iterator[Contradiction]:
+    nodes = [host.name for host in cluster.hosts_with("pbx")]
+    if cluster.option == "active-passive" and len(cluster.seats) > 1:
+        yield Contradiction(("seats", "option"), "must be one where the option is active-passive: all phones use it")
+    if len(nodes) < 2:
+        yield Contradiction(("hosts",), "must name at least two with the role pbx: nothing would outlive the only one")
+    for seat in cluster.seats:
+        for name in seat.successors:
+            if name not in nodes:
+                yield Contradiction(("seats",), f"seat {seat.name}: {name} is no host with the role pbx")
+        for name in _repeated(seat.successors):
+            yield Contradiction(("seats",), f"seat {seat.name} names {name} twice")
+        if len(seat.successors) > SUCCESSORS_MAX:
+            yield Contradiction(("seats",), f"seat {seat.name} has more than {SUCCESSORS_MAX} successors")
+        if len(set(seat.successors)) < 2:
+            yield Contradiction(("seats",), f"seat {seat.name} has no successor: its calls would end with its host")
+    for name in nodes:
+        if not any(name in seat.successors for seat in cluster.seats):
+            yield Contradiction(
+                ("seats",), f"host {name} is among the successors of no seat, and would never do anything"
+            )
+
+
+def _quorums(cluster: Cluster) -> Iterator[Contradiction]:
+    voters = cluster.hosts_with("etcd", "witness")
+    if len(voters) < 3 or len(voters) % 2 == 0:
+        yield Contradiction(
+            ("hosts",),
+            f"{len(voters)} hosts vote in etcd (roles etcd and witness): must be an odd number of at least three, or "
+            "the loss of one stops everything, and one more would bear no more",
+        )
+    databases = cluster.hosts_with("database")
+    if len(databases) < 2:
+        yield Contradiction(("hosts",), "must name at least two with the role database")
+    masters = cluster.hosts_with("redis")
+    if cluster.has_cluster_redis and len(masters) != MASTERS_MIN:
+        yield Contradiction(
+            ("hosts",), f"{len(masters)} hosts have the role redis: a Redis Cluster has three, each with a master and "
+            "the replica of another"
+        )  # fmt: skip
+    elif not cluster.has_cluster_redis and len(masters) < 2:
+        yield Contradiction(("hosts",), "must name at least two with the role redis: a master and its replica")
+    if not cluster.hosts_with("balancer") and cluster.balancer.address is not None:
+        yield Contradiction(("balancer.address", "hosts"), "no host has the role balancer")
+    last = cluster.virtual_router_id + len(cluster.moving) - 1
+    if last > 255:
+        yield Contradiction(("virtual_router_id",), f"leaves no room: the last address would have number {last} of 255")
+
+
+def _is_on(wire: Wire, address: str) -> bool:
+    network, here = ip_network(wire.network), ip_address(address)
+    return here in network and here not in (network.network_address, network.broadcast_address)
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def with_prefix(wire: Wire, address: str) -> str:
+    """An address as it is added to the card: `192.168.1.10/24`."""
+    return str(IPv4Interface(f"{address}/{IPv4Network(wire.network).prefixlen}"))

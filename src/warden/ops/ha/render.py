@@ -1,0 +1,233 @@
+"""The files of every host, as values: from the inventory and its secrets, the same bytes each time. No I/O."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from msgspec import Struct
+
+from warden.ops.ha.inventory import Cluster, Host, with_prefix
+from warden.ops.ha.secret_values import Secrets, hash_of
+from warden.ops.ha.services import services_of, sources
+
+PRIORITIES: Final = (250, 190, 130, 90, 65, 45, 30, 20)
+"""Of a seat's successors in turn. High, since a backup waits (256 - priority) / 256 of an interval longer, and far
+enough apart that two do not begin at once.
+"""
+POOL: Final = (50, 100)
+"""The deployment guide's `pool_size` and `max_overflow`."""
+CONNECTIONS_SPARE: Final = 50
+"""For replication, Patroni, exporters and people, beside the pools of the nodes."""
+REDIS_PORTS: Final = (6379, 6380)
+SECRET: Final = 0o600
+
+
+class File(Struct, frozen=True):
+    """A file on a host's disk; `owner` is `user:group`."""
+
+    text: str
+    mode: int = 0o644
+    owner: str = "root:root"
+
+
+class Instance(Struct, frozen=True):
+    """A VRRP instance as one host sees it."""
+
+    name: str
+    address: str
+    """With prefix length."""
+    bare: str
+    router_id: int
+    priority: int
+    peers: tuple[str, ...]
+    seat: bool
+    """Moves with a seat, and not with the balancer."""
+
+
+class Rule(Struct, frozen=True):
+    """A service in the firewall of a host."""
+
+    name: str
+    rule: str
+    first: bool
+
+
+Files = Mapping[str, File]
+"""By path, without the slash at its beginning."""
+
+
+def render(cluster: Cluster, secrets: Secrets, shared: Files | None = None) -> dict[str, Files]:
+    """The files of each host by its name, and under `dns` the zone. `shared` are files for the monitoring hosts."""
+    made: dict[str, Files] = {}
+    templates = _templates()
+    for host in cluster.hosts:
+        values = _values(cluster, secrets, host)
+        files = {path: _made(templates, template, values, *rest) for path, template, *rest in _files_of(cluster, host)}
+        if "redis" in host.roles:
+            for port in REDIS_PORTS if cluster.has_cluster_redis else REDIS_PORTS[:1]:
+                more = {**values, "port": port}
+                files[f"etc/redis/redis-{port}.conf"] = _made(templates, "redis.conf", more, 0o640, "redis:redis")
+        if "monitor" in host.roles and shared:
+            files |= shared
+        files["install.sh"] = _made(templates, "install.sh", {**values, "files": sorted(files.items())}, 0o755)
+        made[host.name] = dict(sorted(files.items()))
+    zone = _made(templates, "zone", _values(cluster, secrets, cluster.hosts[0]))
+    made["dns"] = {f"{cluster.domain}.zone": zone}
+    return made
+
+
+def _files_of(cluster: Cluster, host: Host) -> Iterator[tuple[Any, ...]]:
+    """Path, template, mode and owner of each file of a host."""
+    roles = set(host.roles)
+    if "pbx" in roles:
+        yield "etc/warden/config.yml", "config.yml", 0o644
+        yield "etc/warden/environment", "environment", SECRET
+        yield "etc/systemd/system/pbx.service", "pbx.service", 0o644
+        yield "usr/local/bin/warden", "warden.sh", 0o755
+    if instances_of(cluster, host):
+        yield "etc/keepalived/keepalived.conf", "keepalived.conf", 0o644
+        yield "etc/systemd/system/keepalived.service.d/pbx.conf", "keepalived-dropin.conf", 0o644
+    if "balancer" in roles:
+        yield "etc/haproxy/haproxy.cfg", "haproxy.cfg", 0o644
+    if "database" in roles:
+        yield "etc/patroni/config.yml", "patroni.yml", SECRET, "postgres:postgres"
+        yield "etc/patroni/post-init", "patroni-post-init", 0o700, "postgres:postgres"
+    if roles & {"etcd", "witness"}:
+        yield "etc/default/etcd", "etcd", 0o644
+    if "redis" in roles:
+        yield "etc/redis/users.acl", "users.acl", 0o640, "redis:redis"
+    if not cluster.has_cluster_redis and roles & {"redis", "witness"}:
+        yield "etc/redis/sentinel.conf", "sentinel.conf", 0o640, "redis:redis"
+    if host == cluster.hosts[0]:
+        yield "usr/local/sbin/pbx-bootstrap", "bootstrap.sh", 0o700
+    yield "etc/nftables.conf", "nftables.conf", 0o755
+    yield "etc/chrony/conf.d/pbx.conf", "chrony.conf", 0o644
+    yield "etc/sysctl.d/90-pbx.conf", "sysctl.conf", 0o644
+    if "monitor" in roles:
+        yield "etc/prometheus/prometheus.yml", "prometheus.yml", 0o644
+
+
+def instances_of(cluster: Cluster, host: Host) -> tuple[Instance, ...]:
+    """The VRRP instances of which a host is a part."""
+    found = []
+    number = cluster.virtual_router_id
+    ways = [(seat.name, seat.address, seat.successors, True) for seat in cluster.seats]
+    if cluster.balancer.address is not None:
+        balancers = tuple(balancer.name for balancer in cluster.hosts_with("balancer"))
+        ways.append(("balancer", cluster.balancer.address, balancers, False))
+    own = {one.name: one.address for one in cluster.hosts}
+    for i, (name, address, order, is_seat) in enumerate(ways):
+        if host.name in order:
+            found.append(
+                Instance(
+                    name,
+                    with_prefix(cluster.network, address),
+                    address,
+                    number + i,
+                    PRIORITIES[order.index(host.name)],
+                    tuple(own[peer] for peer in order if peer != host.name),
+                    is_seat,
+                )
+            )
+    return tuple(found)
+
+
+def program(cluster: Cluster) -> str:
+    """The `warden` command on the hosts."""
+    return cluster.paths.program or f"{cluster.paths.warden}/current/bin/warden"
+
+
+def _values(cluster: Cluster, secrets: Secrets, host: Host) -> dict[str, Any]:
+    timings = cluster.timings
+    nodes, databases, redis = cluster.hosts_with("pbx"), cluster.hosts_with("database"), cluster.hosts_with("redis")
+    instances = instances_of(cluster, host)
+    first_redis = redis[0]
+    return {
+        "cluster": cluster,
+        "host": host,
+        "hosts": cluster.hosts,
+        "secrets": secrets,
+        "hashes": {name: hash_of(getattr(secrets, name)) for name in ("redis", "redis_replica", "redis_operator")},
+        "nodes": nodes,
+        "databases": databases,
+        "voters": cluster.hosts_with("etcd", "witness"),
+        "monitors": cluster.hosts_with("monitor"),
+        "redis_hosts": redis,
+        "redis_nodes": _redis_nodes(cluster),
+        "first_redis": first_redis,
+        "is_first_redis": host == first_redis,
+        "instances": instances,
+        "vrrp_peers": sorted({peer for instance in instances for peer in instance.peers}),
+        "services": _rules(cluster, host),
+        "is_pbx": "pbx" in host.roles,
+        "is_balancer": "balancer" in host.roles,
+        "is_database": "database" in host.roles,
+        "has_redis": "redis" in host.roles,
+        "program": program(cluster),
+        "data": cluster.paths.data,
+        "pool_size": POOL[0],
+        "max_overflow": POOL[1],
+        "max_connections": sum(POOL) * len(nodes) + CONNECTIONS_SPARE,
+        "patroni_loop": timings.patroni_ttl // 4,
+        "redis_timeout_ms": round(timings.redis_node_timeout * 1000),
+        "health_ms": round(timings.health_interval * 1000),
+        "sentinel_quorum": len(cluster.hosts_with("redis", "witness")) // 2 + 1,
+        "seat_weight": 100 // len(cluster.seats),
+        "serial": _serial(cluster),
+        "timing": {"lease_ttl": f"{timings.lease_ttl:g}", "advert_interval": f"{timings.advert_interval:g}"},
+        "etcd_prefix": f"/warden/{cluster.cluster_name}/",
+        "is_first": host == cluster.hosts[0],
+    }
+
+
+def _redis_nodes(cluster: Cluster) -> list[tuple[Host, int]]:
+    if not cluster.has_cluster_redis:
+        # Of Sentinel, since it knows which of them is the master.
+        return [(host, 26379) for host in cluster.hosts_with("redis", "witness")]
+    return [(host, port) for port in REDIS_PORTS for host in cluster.hosts_with("redis")]
+
+
+def _rules(cluster: Cluster, host: Host) -> list[Rule]:
+    rules = []
+    for service in services_of(cluster, host):
+        allowed = sources(cluster, service)
+        if allowed:
+            ports = f"{service.protocol} dport {service.ports} accept"
+            whole = "0.0.0.0/0" in allowed
+            four = [source for source in allowed if ":" not in source]
+            rule = ports if whole else f"ip saddr {{ {', '.join(four)} }} {ports}"
+            rules.append(Rule(service.name, rule, service.is_frequent))
+    return rules
+
+
+def _serial(cluster: Cluster) -> int:
+    """Of the zone: another number for other contents, since there is no clock here."""
+    told = repr((cluster.seats, cluster.hosts, cluster.balancer.address, cluster.sip_port))
+    return int(hash_of(told)[:7], 16)
+
+
+def _made(
+    templates: Environment, template: str, values: Mapping[str, Any], mode: int = 0o644, owner: str = "root:root"
+) -> File:
+    return File(templates.get_template(f"{template}.j2").render(values), mode, owner)
+
+
+def unit(program: str, data: str) -> str:
+    """The systemd unit of a node, for whoever has one node and no cluster file."""
+    return _made(_templates(), "pbx.service", {"program": program, "data": data}).text
+
+
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("warden.ops.ha"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - no HTML
+    )
+
+
+def hosts_in(made: Mapping[str, Files]) -> Sequence[str]:
+    """The hosts among the folders of what was rendered."""
+    return [name for name in made if name != "dns"]

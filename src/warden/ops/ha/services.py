@@ -1,0 +1,98 @@
+"""Which host listens for whom: the one table that the firewall is made from, and that is checked against the files."""
+
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Literal, get_args
+
+from msgspec import Struct
+
+from warden.ops.ha.inventory import Cluster, Host, Role
+
+Whom = Literal["phones", "inside", "operators", "monitor"]
+"""`phones`: anywhere that phones may be; `inside`: the other hosts; `operators`: people; `monitor`: Prometheus."""
+
+
+class Service(Struct, frozen=True):
+    """Something that listens: `ports` as nftables writes them."""
+
+    name: str
+    roles: tuple[Role, ...]
+    protocol: Literal["udp", "tcp"]
+    ports: str
+    whom: tuple[Whom, ...]
+    is_frequent: bool = False
+    """Most packets are for it, so its rule comes first."""
+
+    @property
+    def numbers(self) -> range:
+        """The ports."""
+        first, _, last = self.ports.partition("-")
+        return range(int(first), int(last or first) + 1)
+
+
+def services(cluster: Cluster) -> tuple[Service, ...]:
+    """Everything that listens in the cluster."""
+    first, last = cluster.rtp_ports
+    sip = str(cluster.sip_port)
+    everywhere: tuple[Role, ...] = get_args(Role)
+    found = [
+        Service("audio", ("pbx",), "udp", f"{first}-{last}", ("phones", "inside"), is_frequent=True),
+        Service("SIP", ("pbx",), "udp", sip, ("phones", "inside")),
+        Service("SIP over TCP", ("pbx",), "tcp", sip, ("phones", "inside")),
+        Service("Warden's HTTP", ("pbx",), "tcp", "9000", ("inside", "monitor")),
+        Service("SIP over TCP by HAProxy", ("balancer",), "tcp", sip, ("phones", "inside")),
+        Service("HTTPS", ("balancer",), "tcp", "443", ("operators", "inside")),
+        Service("HAProxy's statistics", ("balancer",), "tcp", "8404", ("operators", "inside", "monitor")),
+        Service("PostgreSQL", ("database",), "tcp", "5432", ("inside",)),
+        Service("Patroni", ("database",), "tcp", "8008", ("inside", "monitor")),
+        Service("PostgreSQL's leader", ("balancer",), "tcp", "5000", ("inside",)),
+        Service("Redis", ("redis",), "tcp", "6379", ("inside",)),
+        Service("etcd", ("etcd", "witness"), "tcp", "2379-2380", ("inside",)),
+        Service("SSH", everywhere, "tcp", "22", ("operators",)),
+        Service("Prometheus", ("monitor",), "tcp", "9090", ("operators",)),
+        Service("Alertmanager", ("monitor",), "tcp", "9093", ("operators",)),
+        Service("Grafana", ("monitor",), "tcp", "3000", ("operators",)),
+        Service("node exporter", everywhere, "tcp", "9100", ("monitor",)),
+        Service("Redis exporter", ("redis",), "tcp", "9121", ("monitor",)),
+        Service("PostgreSQL exporter", ("database",), "tcp", "9187", ("monitor",)),
+    ]  # fmt: skip
+    if cluster.has_cluster_redis:
+        found += [
+            Service("Redis replica", ("redis",), "tcp", "6380", ("inside",)),
+            Service("Redis' own words", ("redis",), "tcp", "16379-16380", ("inside",)),
+        ]
+    else:
+        found.append(Service("Sentinel", ("redis", "witness"), "tcp", "26379", ("inside",)))
+    return tuple(found)
+
+
+def services_of(cluster: Cluster, host: Host) -> Iterator[Service]:
+    """What listens on a host."""
+    return (service for service in services(cluster) if set(service.roles) & set(host.roles))
+
+
+def sources(cluster: Cluster, service: Service) -> tuple[str, ...]:
+    """The addresses and networks from which a service is reached; none of them within another."""
+    found: list[str] = []
+    if "phones" in service.whom:
+        found += cluster.phones
+    if "inside" in service.whom:
+        found += (address for host in cluster.hosts for address in (host.address, host.inside))
+        # A seat's calls to another seat come from its own address.
+        found += cluster.moving.values()
+    elif "monitor" in service.whom:
+        found += (address for host in cluster.hosts_with("monitor") for address in (host.address, host.inside))
+    if "operators" in service.whom:
+        found += (cluster.network.network, *cluster.operators)
+    networks = {ip_network(one): one for one in dict.fromkeys(found)}
+    return tuple(
+        text
+        for network, text in networks.items()
+        if not any(
+            network != other and network.version == other.version and _is_within(network, other) for other in networks
+        )
+    )
+
+
+def _is_within(network: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
+    return network.subnet_of(other)  # type: ignore[arg-type]

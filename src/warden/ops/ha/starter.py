@@ -1,0 +1,67 @@
+"""A `cluster.yml` to begin with: the deployment guide's addresses, for the operator to put their own in their place."""
+
+from warden.ops.ha.inventory import Option
+from warden.ops.ha.sizing import size_for
+
+_HEAD = """\
+# A cluster of Warden. `warden ha render cluster.yml --out DIR` makes the files of every host from it,
+# `warden ha verify DIR` has them looked at by the programs that will read them. All keys: docs/ha-guide.md.
+option: {option}
+cluster_name: pbx-production
+domain: example.com
+users: {users}
+
+# Where phones and seats are. The hosts' card there, and its network.
+network: {{interface: eth0, network: 192.168.1.0/24}}
+# A network of its own for what the hosts tell each other, if there is one; each host then has a cluster_address too.
+# cluster_network: {{interface: eth1, network: 10.20.30.0/24}}
+
+# From where phones may call, and from where people may look (beside the network above).
+phones: [192.168.0.0/16]
+operators: []
+
+"""
+
+_PASSIVE = """\
+# Two hosts, and a small third one whose vote decides who is alive: two alone cannot tell a dead host from a cut cable.
+hosts:
+  - {name: pbx1, address: 192.168.1.10}
+  - {name: pbx2, address: 192.168.1.11}
+  - {name: witness, address: 192.168.1.12, roles: [witness, monitor]}
+
+# The address that all phones register at. The first host has it while it is well.
+seats:
+  - {name: main, address: 192.168.1.100, successors: [pbx1, pbx2]}
+
+# Where operators find the API, on whichever host is well.
+balancer: {address: 192.168.1.99, certificate: /etc/ssl/private/pbx.pem}
+"""
+
+
+def starter(option: Option, users: int = 0) -> str:
+    """The text of a file for the option; `users` 0 takes the guide's number."""
+    if option == "active-passive":
+        return _HEAD.format(option=option, users=users or 100) + _PASSIVE
+    users = users or 500
+    nodes = max(3, size_for(users).nodes)
+    names = [f"pbx{i + 1}" for i in range(nodes)]
+    lines = ["# Every host carries calls, and what a host does by itself is in `roles` (not set: all of these)."]
+    lines.append(
+        "#   roles: [pbx, balancer, database, redis, etcd]" if nodes == 3 else "# Three of them keep the data."
+    )
+    lines.append("hosts:")
+    for i, name in enumerate(names):
+        roles = (
+            (", roles: [pbx, balancer, database, redis, etcd, monitor]" if i == 0 else "")
+            if i < 3
+            else ", roles: [pbx, balancer]"
+        )
+        lines.append(f"  - {{name: {name}, address: 192.168.1.{10 + i}{roles}}}")
+    lines += ["", "# An address for each host, and who takes it when that host is gone, each another one."]
+    lines.append("seats:")
+    for i in range(nodes):
+        order = ", ".join(names[i:] + names[:i])
+        lines.append(f"  - {{name: seat{i + 1}, address: 192.168.1.{101 + i}, successors: [{order}]}}")
+    lines += ["", "# Where operators find the API, on whichever host is well."]
+    lines.append("balancer: {address: 192.168.1.100, certificate: /etc/ssl/private/pbx.pem}")
+    return _HEAD.format(option=option, users=users) + "\n".join(lines) + "\n"

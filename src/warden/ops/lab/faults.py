@@ -1,0 +1,236 @@
+"""What goes wrong in a lab's cluster, with Warden's hosts and with every program beside it, and how it is put right."""
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from typing import Final
+
+import warden
+from warden.core.errors import WardenError
+from warden.ops.lab.host import Host
+from warden.ops.lab.hosted import HostedCluster
+from warden.ops.lab_cluster import next_version
+from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS
+from warden.ops.upgrade import Places, upgrade
+
+UNHEARD_MS: Final = PLANNED_GAP_MS
+"""What has nothing to do with audio must not be heard: three packets, as in planned work."""
+AGAIN_S: Final = 30.0
+LOSS_PERCENT: Final = 10
+PAUSE_S: Final = 1.0
+
+
+class HostFault:
+    """Something that happens to one host: the base facts. `strike` and `mend` are those of each kind."""
+
+    gap_ms_max: float | None = UNHEARD_MS
+
+    def __init__(self, cluster: HostedCluster, host: str, what: str) -> None:
+        self.name = f"{what} {host}"
+        self.cluster = cluster
+        self.host: Host = cluster.lab.hosts[host]
+
+    @property
+    def struck(self) -> list[str]:
+        """The seats whose calls are listened to: those that are there."""
+        self.cluster.look()
+        return [seat for seat, holder in self.cluster.holders.items() if holder == self.host.name]
+
+    async def settled(self) -> None:
+        """Wait until every address is at one host, and every node could take calls. Raises `WardenError`."""
+        await self.cluster.lab.settled(AGAIN_S)
+
+
+class PowerOff(HostFault):
+    """The host's power is cut, with everything on it."""
+
+    gap_ms_max = VRRP_GAP_MS
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        super().__init__(cluster, host, "power off at")
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        await asyncio.to_thread(self.host.power_off)
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await self.cluster.nodes[self.host.name].start()
+        await self.settled()
+
+
+class PlannedStop(HostFault):
+    """`systemctl restart pbx`."""
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        super().__init__(cluster, host, "restart of Warden on")
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        await self.host.systemctl("stop", "pbx")
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await self.cluster.nodes[self.host.name].start()
+        await self.settled()
+
+
+class Upgrade(HostFault):
+    """`warden upgrade` of the whole cluster to another version, and back."""
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        super().__init__(cluster, host, "rolling upgrade from")
+        self.name = "rolling upgrade"
+        self._next = next_version()
+        self._places = Places(cluster.lab.cluster.paths.warden)
+
+    @property
+    def struck(self) -> list[str]:
+        """All seats move."""
+        return list(self.cluster.seats)
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        await self.cluster.lab.add_version(self._next)
+        await upgrade(self.cluster.lab, self._next, self._places, PAUSE_S, lambda _what: None)
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await upgrade(self.cluster.lab, warden.__version__, self._places, PAUSE_S, lambda _what: None)
+        await self.settled()
+
+
+class Killed(HostFault):
+    """`kill -9` of programs of a host; what systemd restarts is restarted, as it would be."""
+
+    def __init__(
+        self, cluster: HostedCluster, host: str, *programs: str, gap_ms_max: float | None = UNHEARD_MS
+    ) -> None:
+        """`programs` by words of their command lines."""
+        super().__init__(cluster, host, f"kill -9 of {' and '.join(programs)} on")
+        self.gap_ms_max = gap_ms_max
+        self._programs = programs
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        pids = [pid for program in self._programs for pid in self.host.pids_of(program)]
+        if not pids:
+            raise WardenError(f"{self.host.name} runs no {' and no '.join(self._programs)}")
+        _signal(pids, signal.SIGKILL)
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await self.settled()
+
+
+class Frozen(HostFault):
+    """Every process of Warden on the host stands still for some seconds, and goes on as if nothing had been."""
+
+    gap_ms_max = None
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        super().__init__(cluster, host, "SIGSTOP of Warden on")
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        _signal(self.host.pids_of("warden"), signal.SIGSTOP)
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        _signal(self.host.pids_of("warden"), signal.SIGCONT)
+        await self.settled()
+
+
+class Cut(HostFault):
+    """A cable of the host is pulled, and put back."""
+
+    gap_ms_max = VRRP_GAP_MS
+
+    def __init__(self, cluster: HostedCluster, host: str, wire: str = "lan") -> None:
+        super().__init__(cluster, host, "cable cut at")
+        self._wire = wire
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        await asyncio.to_thread(self.host.cut, self._wire)
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await asyncio.to_thread(self.host.mend, self._wire)
+        await self.settled()
+
+
+class Deaf(HostFault):
+    """A host hears nobody of the cluster any more, and is heard: a partition in one direction. Phones reach it."""
+
+    gap_ms_max = None
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        super().__init__(cluster, host, "one-way partition of")
+        others = [other.inside for other in cluster.lab.cluster.hosts if other.name != host]
+        self._rules = (
+            f"add table inet deaf; {_chain('deaf', 'input')}; "
+            f"add rule inet deaf input ip saddr {{ {', '.join(others)} }} drop"
+        )
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        await self.host.run("nft", self._rules)
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await self.host.run("nft", "delete", "table", "inet", "deaf")
+        await self.settled()
+
+
+class Lossy(HostFault):
+    """One of ten of the datagrams that a host is sent is lost: SIP, audio and DNS, not the stores' connections."""
+
+    gap_ms_max = None
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        super().__init__(cluster, host, f"{LOSS_PERCENT} % of datagrams lost on the way to")
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        rule = f"add rule inet lossy input meta l4proto udp numgen random mod 100 < {LOSS_PERCENT} drop"
+        await self.host.run("nft", f"add table inet lossy; {_chain('lossy', 'input')}; {rule}")
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await self.host.run("nft", "delete", "table", "inet", "lossy")
+        await self.settled()
+
+
+class StoresUnreachable(HostFault):
+    """A host reaches neither Redis, etcd nor PostgreSQL of any other, and all else: a partition of the stores."""
+
+    gap_ms_max = None
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        super().__init__(cluster, host, "stores cut off from")
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        ports = "tcp dport { 2379, 2380, 5432, 6379, 6380, 16379, 16380 }"
+        hooks = "; ".join(
+            f"{_chain('apart', hook)}; add rule inet apart {hook} {card} {ports} drop"
+            for hook, card in (("input", "iif != lo"), ("output", "oif != lo"))
+        )
+        await self.host.run("nft", f"add table inet apart; {hooks}")
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await self.host.run("nft", "delete", "table", "inet", "apart")
+        await self.settled()
+
+
+def _chain(table: str, hook: str) -> str:
+    return f"add chain inet {table} {hook} {{ type filter hook {hook} priority -200; policy accept; }}"
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)

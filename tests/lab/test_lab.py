@@ -1,0 +1,145 @@
+"""A whole cluster on this machine, as an operator has it: up, looked at, a host lost under calls, and down again."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from warden import __version__ as warden_version
+from warden.core.address import Address, Transport
+from warden.ops.lab.hosted import HostedNode
+from warden.ops.lab.lab import Lab
+from warden.ops.netns import entered
+from warden.ops.town import Talk, Town
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.alone]
+
+
+def warden(*words: str, status: int = 0) -> str:
+    done = subprocess.run([sys.executable, "-m", "warden", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def namespaces() -> set[str]:
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return {line.split()[0] for line in listed.splitlines() if line.startswith("wlab")}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "lab"
+    yield folder
+    if folder.exists():
+        warden("lab", "down", "--folder", str(folder))
+
+
+def test_an_active_passive_cluster_comes_up_from_its_files_is_looked_at_and_leaves_nothing(folder: Path) -> None:
+    before = namespaces()
+    where = ("--folder", str(folder))
+    said = warden("lab", "up", "--option", "active-passive", *where)
+    assert "every seat is at home" in said
+
+    told = json.loads(warden("lab", "status", "--json", *where))
+    assert told["ok"]
+    hosts = {host["host"]: host for host in told["hosts"]}
+    assert {unit["unit"] for unit in hosts["pbx1"]["units"]} >= {"pbx", "keepalived", "haproxy", "patroni", "etcd"}
+    assert "192.168.1.100" in hosts["pbx1"]["addresses"]
+    assert {unit["unit"] for unit in hosts["witness"]["units"]} == {"etcd", "redis-sentinel"}
+
+    # The operator's own commands, on the host: settings and passwords are found by themselves.
+    status = json.loads(warden("lab", "exec", "pbx2", *where, "--", "warden", "status", "--json"))
+    assert [(seat["name"], seat["holder"]) for seat in status["all_seats"]] == [("main", "pbx1")]
+    # The API by the balancer's address, over TLS, from another host.
+    url = "https://192.168.1.99/health"
+    health = json.loads(warden("lab", "exec", "pbx2", *where, "--", "curl", "--silent", "--insecure", url))
+    assert (health["node"], health["seats"]) == ("pbx1", ["main"])
+    # The firewall lets the operators' network in there, and nobody from outside at the stores.
+    port = warden("lab", "exec", "witness", *where, "--", "curl", "--silent", "http://192.168.1.10:2379/health")
+    assert json.loads(port)["health"] == "true"
+    assert "there is a lab already" in _fails("lab", "up", *where)
+    assert "there is no such host, but pbx1, pbx2, witness" in _fails("lab", "exec", "pbx9", *where, "--", "true")
+
+    _calls_over_the_balancer(folder)
+    _upgrades(folder)
+
+    warden("lab", "down", *where)
+    assert not folder.exists()
+    assert namespaces() == before
+    assert "there is no lab" in _fails("lab", "status", *where)
+
+
+def _calls_over_the_balancer(folder: Path) -> None:
+    """Phones over TCP at HAProxy's address: they are known by their own, called, and heard."""
+    lab = Lab.find(folder)
+    passwords = {"1001": "first-password-1", "1002": "second-password-2"}
+    for number, password in passwords.items():
+        words = ("lab", "exec", "pbx1", "--folder", str(folder), "--", "warden", "extension", "add", number)
+        command = [sys.executable, "-m", "warden", *words, "--password-stdin"]
+        subprocess.run(command, input=password, text=True, check=True, capture_output=True)
+
+    async def call() -> bytes:
+        balancer = Address("192.168.1.99", 5060)
+        async with Town([balancer], passwords, local_host=lab.phones_address) as town:
+            first, second = (town.phone(number, 0, transport=Transport.TCP) for number in passwords)
+            town.talks.append(Talk(first, second))
+            await town.settle()
+            registered = await HostedNode(lab.hosts["pbx1"]).ask("GET", "registrations")
+            await asyncio.sleep(1)
+            assert all(line.listener.packets > 25 for talk in town.talks for line in talk.lines)
+            return registered
+
+    with entered(lab.phones):
+        registered = json.loads(asyncio.run(call()))
+    assert {item["number"] for item in registered["items"]} == {"1001", "1002"}
+    assert lab.phones_address in json.dumps(registered)
+    assert "192.168.1.10" not in json.dumps(registered)
+
+
+def _upgrades(folder: Path) -> None:
+    lab = Lab.find(folder)
+    to = ("upgrade", "--lab", str(folder), "--pause", "0.2", "--ready", "25", "--to")
+
+    def versions() -> set[str]:
+        status = warden("lab", "exec", "pbx1", "--folder", str(folder), "--", "warden", "status", "--json")
+        return {node["version"] for node in json.loads(status)["members"]}
+
+    assert "that is more than one step" in _fails(*to, "0.4.0", status=2)
+    assert "run `make install-prod` of that version" in _fails(*to, "0.2.5", status=2)
+    asyncio.run(lab.add_version("0.2.0"))
+    asyncio.run(lab.add_version("0.2.1", works=False))
+    assert versions() == {warden_version}
+    assert "2 hosts changed to 0.2.0" in warden(*to, "0.2.0")
+    assert versions() == {"0.2.0"}
+    # One that does not start: the host on which it was tried first goes back by itself.
+    assert "All hosts run what they ran before" in _fails(*to, "0.2.1")
+    assert versions() == {"0.2.0"}
+    assert "2 hosts changed" in warden(*to, warden_version)
+
+
+def test_a_host_that_loses_its_power_costs_no_call_where_all_its_neighbours_are_real() -> None:
+    before = namespaces()
+    told = json.loads(_anyhow("drill", "run", "active-active/power-off", "--short", "--json"))
+    [report] = told["drills"]
+    checks = {check["what"]: (check["measured"], check["verdict"]) for check in report["checks"]}
+    # How long the silence was is the drill's to say, on a machine that has time for it.
+    assert checks.pop("audio gap")[0].startswith("p50 ")
+    assert {verdict for _, verdict in checks.values()} == {"ok"}, report
+    assert checks["calls dropped"] == ("0", "ok")
+    assert namespaces() == before
+
+
+def _fails(*words: str, status: int = 1) -> str:
+    done = subprocess.run([sys.executable, "-m", "warden", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stderr
+
+
+def _anyhow(*words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "warden", *words], capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    return done.stdout

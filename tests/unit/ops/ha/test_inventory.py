@@ -1,0 +1,69 @@
+"""`cluster.yml`: what it may say, and what is refused with its reason before anything is written."""
+
+import re
+
+import pytest
+
+from warden.ops.ha.starter import starter
+
+from ha_clusters import cluster_of, problems_of
+
+ACTIVE = starter("active-active")
+PASSIVE = starter("active-passive")
+
+
+@pytest.mark.parametrize("users", [10, 100, 500, 1000, 10_000])
+def test_what_init_prints_is_a_cluster_of_enough_nodes(users: int) -> None:
+    cluster = cluster_of(starter("active-active", users))
+    assert cluster.users == users
+    assert len(cluster.hosts_with("pbx")) >= 3
+    assert len(cluster.seats) == len(cluster.hosts_with("pbx"))
+    assert cluster_of(starter("active-passive", users)).option == "active-passive"
+
+
+@pytest.mark.parametrize(
+    ("text", "change", "says"),
+    [
+        (ACTIVE, ("pbx2, address: 192.168.1.11", "pbx2, address: 192.168.1.10"), "pbx2 has the address of host pbx1"),
+        (ACTIVE, ("address: 192.168.1.101,", "address: 192.168.1.12,"), "seat seat1 has the address of host pbx3"),
+        (ACTIVE, ("address: 192.168.1.100,", "address: 192.168.1.101,"), "the balancer has the address of seat seat1"),
+        (ACTIVE, ("address: 192.168.1.101,", "address: 10.0.0.1,"), "10.0.0.1 is no address of network 192.168.1.0/24"),
+        (ACTIVE, ("address: 192.168.1.101,", "address: 192.168.1.255,"), "192.168.1.255 is no address of network"),
+        (ACTIVE, ("[pbx1, pbx2, pbx3]}", "[pbx1]}"), "seat seat1 has no successor: its calls would end with its host"),
+        (ACTIVE, ("[pbx1, pbx2, pbx3]}", "[pbx1, pbx9]}"), "seat seat1: pbx9 is no host with the role pbx"),
+        (ACTIVE, ("[pbx1, pbx2, pbx3]}", "[pbx1, pbx1]}"), "seat seat1 names pbx1 twice"),
+        (ACTIVE, ("name: seat2", "name: seat1"), "the name seat1 is there twice"),
+        (ACTIVE, ("name: pbx2", "name: pbx1"), "the name pbx1 is there twice"),
+        (ACTIVE, ("pbx3, address: 192.168.1.12}", "pbx3, address: 192.168.1.12, roles: [pbx, redis]}"),
+         "2 hosts vote in etcd (roles etcd and witness): must be an odd number"),
+        (ACTIVE, ("pbx3, address: 192.168.1.12}", "pbx3, address: 192.168.1.12, roles: [pbx, etcd]}"),
+         "2 hosts have the role redis: a Redis Cluster has three"),
+        (PASSIVE, ("witness, monitor", "monitor"), "2 hosts vote in etcd"),
+        (PASSIVE, ("seats:", "seats:\n  - {name: b, address: 192.168.1.9, successors: [pbx1, pbx2]}"),
+         "must be one where the option is active-passive"),
+        (ACTIVE, ("users: 500", "users: 500\ntimings: {failover_timeout: 15}"), "must be more than 20"),
+        (ACTIVE, ("users: 500", "users: 500\ntimings: {lease_ttl: 2}"), "must be less than half of lease_ttl (2)"),
+        (ACTIVE, ("users: 500", "users: 500\nrtp_ports: [5000, 6000]"), "must not be among rtp_ports"),
+        (ACTIVE, ("users: 500", "usrs: 500"), "unknown key; did you mean users?"),
+        (ACTIVE, ("option: active-active", "option: active-maybe"), "must be active-passive or active-active"),
+        (ACTIVE, ("# cluster_network: {interface: eth1, network: 10.20.30.0/24}",
+                  "cluster_network: {interface: eth1, network: 192.168.0.0/16}"), "overlaps with network"),
+        (ACTIVE, ("# cluster_network: {interface: eth1, network: 10.20.30.0/24}",
+                  "cluster_network: {interface: eth1, network: 10.20.30.0/24}"), "host pbx1 has no cluster_address"),
+        (ACTIVE, ("users: 500", "users: 500\nvirtual_router_id: 0"), "must be at least 1"),
+        (ACTIVE, ("domain: example.com", "domain: exam ple"), "must be a domain name"),
+        (ACTIVE, ("/etc/ssl/private/pbx.pem", "/etc/a b"), "must be an absolute path without blanks"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused_with_its_reason(text: str, change: tuple[str, str], says: str) -> None:
+    assert change[0] in text
+    problems = problems_of(text.replace(*change, 1))
+    assert any(says in problem and problem.startswith("cluster.yml:") for problem in problems), problems
+
+
+def test_a_cluster_network_takes_the_hosts_words_to_each_other() -> None:
+    text = ACTIVE.replace("# cluster_network", "cluster_network")
+    text = re.sub(r"(name: pbx(\d), address: 192\.168\.1\.1\d)", r"\1, cluster_address: 10.20.30.\2", text)
+    cluster = cluster_of(text)
+    assert [host.inside for host in cluster.hosts] == ["10.20.30.1", "10.20.30.2", "10.20.30.3"]
+    assert cluster.inner.interface == "eth1"

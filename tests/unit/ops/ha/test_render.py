@@ -1,0 +1,97 @@
+"""The files of every host: as they were, the same each time, and nothing lost on the way to the disk."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from warden.core.errors import ConfigError
+from warden.ops.ha.folder import differences, write
+from warden.ops.ha.inventory import Option
+from warden.ops.ha.render import render
+from warden.ops.ha.secret_values import Secrets, secrets_of
+from warden.ops.ha.starter import starter
+
+from ha_clusters import GOLDEN, OPTIONS, SECRETS, as_text, cluster_of, rendered
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_file_is_as_it_was(option: Option) -> None:
+    # `make golden` writes them anew: look at the difference before it is committed.
+    assert as_text(rendered(option)) == (GOLDEN / f"{option}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_passwords_are_in_no_file_that_others_may_read(option: Option) -> None:
+    for folder, files in rendered(option).items():
+        for path, file in files.items():
+            if SECRETS.hide(file.text) != file.text:
+                assert file.mode & 0o007 == 0, f"{folder}/{path}"
+
+
+def test_five_nodes_have_five_seats_and_three_of_them_the_data() -> None:
+    made = render(cluster_of(starter("active-active", 1000)), SECRETS)
+    assert [name for name, files in made.items() if "etc/patroni/config.yml" in files] == ["pbx1", "pbx2", "pbx3"]
+    priorities = {
+        host: [
+            line.split()[1]
+            for line in files["etc/keepalived/keepalived.conf"].text.splitlines()
+            if line.strip().startswith("priority")
+        ]
+        for host, files in made.items()
+        if host != "dns"
+    }
+    # Five seats, and the balancer's address: no two hosts have the same priority for any.
+    assert all(len(set(column)) == 5 for column in zip(*priorities.values(), strict=True))
+
+
+def test_what_is_written_twice_is_the_same_and_a_difference_is_shown_without_passwords(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made = rendered("active-active")
+    assert len(write(made, out)) == sum(len(files) for files in made.values())
+    assert write(made, out) == []
+    assert list(differences(made, out, SECRETS)) == []
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    assert stat.S_IMODE((out / "pbx1/etc/warden/environment").stat().st_mode) == 0o600
+
+    changed = Secrets(*(f"{name}-another-secret" for name in Secrets.__struct_fields__))
+    text = starter("active-active").replace("sip_port", "").replace("example.com", "example.org")
+    lines = list(differences(render(cluster_of(text), changed), out, changed))
+    assert "-  realm: example.com" in lines
+    assert "+  realm: example.org" in lines
+    assert not any("another-secret" in line for line in lines)
+
+
+def test_files_that_are_made_no_more_are_removed_and_those_of_others_stay(tmp_path: Path) -> None:
+    made = rendered("active-active")
+    write(made, tmp_path)
+    (tmp_path / "pbx1/etc/old.conf").write_text("of a former version")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/mine.txt").write_text("the operator's own")
+    assert write(made, tmp_path) == ["pbx1/etc/old.conf"]
+    assert (tmp_path / "notes/mine.txt").exists()
+
+
+def test_secrets_are_made_once_and_kept_for_their_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.secrets.json"
+    first = secrets_of(path)
+    assert secrets_of(path) == first
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len({getattr(first, name) for name in Secrets.__struct_fields__}) == len(Secrets.__struct_fields__)
+    assert all(len(getattr(first, name)) >= 32 for name in Secrets.__struct_fields__)
+    assert first.warden not in repr(first)
+
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="others may read the cluster's passwords; run: chmod 600"):
+        secrets_of(path)
+    path.chmod(0o600)
+    path.write_text('{"warden": "x"}')
+    with pytest.raises(ConfigError, match="missing required field"):
+        secrets_of(path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Exception, match=r"file.*cannot be written: (file exists|not a directory)"):
+        write(rendered("active-passive"), tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
