@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install run demo drill lab bench bench-ha soak install-prod test check sim docs golden pins clean
+.PHONY: help install run demo drill lab bench bench-ha soak install-prod test check sim docs dashboard golden pins clean
 
 bin := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -64,6 +64,9 @@ sim: install ## a cluster in virtual time under SEEDS=10000 sets of faults, on a
 
 docs: install ## the pages that are written from the source
 	@$(bin)/python -m warden.config.document >docs/configuration.md
+
+dashboard: install ## grafana/dashboards/pbx-ha-overview.json from grafana/make_dashboard.py
+	@$(bin)/python grafana/make_dashboard.py
 
 golden: .venv/test-is-installed ## one store record per state, and the files of a cluster, as this version writes them
 	@$(bin)/python -m tests.unit.golden.records

@@ -6,7 +6,7 @@ dialogs and transactions, outbox.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence, Set
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from contextlib import suppress
 from math import inf
 from typing import Any, Final, Protocol
@@ -71,6 +71,10 @@ class Driver(Protocol):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences for the log and the health page."""
+
+    @property
+    def certificates(self) -> Mapping[str, float]:
+        """When each certificate ends (seconds since the epoch), by its file."""
 
 
 class Door:

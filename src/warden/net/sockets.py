@@ -1,7 +1,7 @@
 """All SIP sockets of a seat behind the `Net` door: listeners opened together, messages routed by their flow."""
 
 import ssl
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Final
 
 from msgspec.structs import replace
@@ -152,6 +152,11 @@ class Sockets:
         """Sentences for the log and the health page: certificates that have expired, a low limit of open files."""
         about_files = (self._few_files,) if self._few_files else ()
         return about_files if self._identity is None else (*about_files, *self._identity.warnings)
+
+    @property
+    def certificates(self) -> Mapping[str, float]:
+        """When each certificate ends (seconds since the epoch), by its file."""
+        return {} if self._identity is None else self._identity.ends_at_utc
 
     @property
     def kernel_drops(self) -> int:

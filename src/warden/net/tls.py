@@ -15,7 +15,8 @@ from warden.net.settings import Certificate, Tls
 class Identity:
     """The certificates this node shows. `reload` replaces them for connections made from then on.
 
-    `warnings` has a sentence for each certificate that has run out. Raises `WardenError` that names the files.
+    `warnings` has a sentence for each certificate that has run out, `ends_at_utc` when each will (seconds since the
+    epoch), by its file. Raises `WardenError` that names the files.
     """
 
     def __init__(self, certificates: Sequence[Certificate]) -> None:
@@ -33,12 +34,14 @@ class Identity:
             raise WardenError("tls: no certificate is configured")
         loaded = [_read(certificate) for certificate in self._certificates]
         by_name: dict[str, ssl.SSLContext] = {}
-        for context, names, _ in loaded:
+        for context, names, _, _ in loaded:
             for name in names:
                 by_name.setdefault(name, context)
         self._by_name = by_name
         self._default = loaded[0][0]
-        self.warnings = tuple(warning for _, _, warning in loaded if warning)
+        self.warnings = tuple(warning for _, _, _, warning in loaded if warning)
+        files = [str(certificate.certificate) for certificate in self._certificates]
+        self.ends_at_utc = {file: ends_at for file, (_, _, ends_at, _) in zip(files, loaded, strict=True)}
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
         wanted = (name or "").lower().rstrip(".")
@@ -65,8 +68,8 @@ def _server_context() -> ssl.SSLContext:
     return context
 
 
-def _read(files: Certificate) -> tuple[ssl.SSLContext, list[str], str]:
-    """A context, the names it serves (lower case), and a warning or ""."""
+def _read(files: Certificate) -> tuple[ssl.SSLContext, list[str], float, str]:
+    """A context, the names it serves (lower case), when it ends, and a warning or ""."""
     try:
         leaf = x509.load_pem_x509_certificates(_bytes(files.certificate))[0]
     except ValueError:
@@ -85,7 +88,7 @@ def _read(files: Certificate) -> tuple[ssl.SSLContext, list[str], str]:
         ) from None
     ends_at = leaf.not_valid_after_utc
     warning = f"tls: {files.certificate} has expired on {ends_at:%Y-%m-%d}" if ends_at < datetime.now(UTC) else ""
-    return context, _names(leaf), warning
+    return context, _names(leaf), ends_at.timestamp(), warning
 
 
 def _names(leaf: x509.Certificate) -> list[str]:

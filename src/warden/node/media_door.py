@@ -14,8 +14,9 @@ from warden.config.tree import Config
 from warden.core.errors import Unavailable
 from warden.media.client import MediaClient
 from warden.media.launch import ensure
-from warden.media.protocol import Answer, Drop, Event, Lease, Listed, Order, Put, Quit, Totals, TotalsAre
+from warden.media.protocol import Answer, Drop, Dropped, Event, Lease, Listed, Order, Put, Quit, Totals, TotalsAre
 from warden.media.protocol import List as ListSessions
+from warden.media.quality import Quality
 from warden.node import build
 
 POLL_S: Final = 2.0
@@ -28,11 +29,14 @@ _log = structlog.get_logger()
 
 
 class MediaDoor:
-    """`Media` for all seats of a node. `totals` is what the process said last, `error` why it does not do as told."""
+    """`Media` for all seats of a node. `totals` is what the process said last, `error` why it does not do as told;
+    `quality` counts how the sessions were that have ended.
+    """
 
     def __init__(self, config: Config, seats: Callable[[], Iterable[HeldSeat]]) -> None:
         self.totals: TotalsAre | None = None
         self.error = ""
+        self.quality = Quality()
         self._config = config
         self._seats = seats
         self._client: MediaClient | None = None
@@ -72,7 +76,12 @@ class MediaDoor:
         """As `Media.apply`."""
         if self._client is None:
             raise Unavailable("media: the process is being started")
-        return await self._client.apply(orders)
+        answers = await self._client.apply(orders)
+        for answer in answers:
+            if isinstance(answer, Dropped):
+                for side in answer.stats:
+                    self.quality.note(side)
+        return answers
 
     async def drop_unknown(self) -> None:
         """End the sessions that no call of ours knows. Raises `Unavailable`."""

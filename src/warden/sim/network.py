@@ -3,7 +3,7 @@
 An address may be bound on two nodes at once: what is sent to it arrives at whoever bound it last, as with a virtual IP.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Final, Protocol
 
@@ -188,6 +188,11 @@ class SeatSocket:
     def warnings(self) -> tuple[str, ...]:
         """As `Driver.warnings`."""
         return ()
+
+    @property
+    def certificates(self) -> Mapping[str, float]:
+        """As `Driver.certificates`."""
+        return {}
 
     def hear(self, source: Address, message: Message) -> None:
         """As `Hears.hear`."""

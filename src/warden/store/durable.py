@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, select, union, update
@@ -26,11 +26,16 @@ CDR_LIMIT_MAX = 1000
 _POOL_TIMEOUT_S = 5.0
 """How long a call waits for a free connection before the database counts as unavailable."""
 
+_SQLITE_POOL: Final = (5, 10)
+"""Connections to a file that are kept, and more at peaks: opening one costs next to nothing."""
+
 
 class SqlDurable:
     """A `Durable` on a migrated database (see `migrate`). It connects at the first call and again after every loss."""
 
-    def __init__(self, engine: AsyncEngine, name: str) -> None:
+    def __init__(self, engine: AsyncEngine, name: str, connections_max: int) -> None:
+        """`name` is what messages call the database; `connections_max` how many connections there are at most."""
+        self.connections_max = connections_max
         self.seconds = Histogram()
         """How long transactions took, with the wait for a connection."""
         self._engine = engine
@@ -191,7 +196,8 @@ def open_durable(
     """
     parsed = database_url(url)
     if parsed.get_backend_name() == "sqlite":
-        engine = make_engine(parsed, pool_timeout=_POOL_TIMEOUT_S)
+        pool_size, max_overflow = _SQLITE_POOL
+        engine = make_engine(parsed, pool_size=pool_size, max_overflow=max_overflow, pool_timeout=_POOL_TIMEOUT_S)
     else:
         engine = make_engine(
             parsed,
@@ -201,7 +207,7 @@ def open_durable(
             pool_recycle=pool_recycle_s,
             pool_timeout=_POOL_TIMEOUT_S,
         )
-    return SqlDurable(engine, database_name(parsed))
+    return SqlDurable(engine, database_name(parsed), pool_size + max_overflow)
 
 
 _CDRS = cdrs  # `SqlDurable.cdrs` is a method

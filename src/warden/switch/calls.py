@@ -65,6 +65,7 @@ class Calls:
         self.lookups: list[Lookup] = []
         self.results: Counter[tuple[str, int]] = Counter()
         self.setup_seconds: list[float] = []
+        self.post_dial_seconds: list[float] = []
         self._settings = settings
         self._legs = legs
         self._records = records
@@ -115,6 +116,8 @@ class Calls:
         answered = call.answered_at is not None and live_call.call.answered_at is None
         if answered and len(self.setup_seconds) < SETUP_SECONDS_MAX:
             self.setup_seconds.append(now - call.started_at)
+        if not _is_heard_of(live_call.call) and _is_heard_of(call) and len(self.post_dial_seconds) < SETUP_SECONDS_MAX:
+            self.post_dial_seconds.append(now - call.started_at)
         live_call.call = call
         self.touch(live_call)
         for effect in effects:
@@ -205,3 +208,8 @@ class Calls:
             return
         a, b = (*call.ports.a, *taken[:more]), (*call.ports.b, *taken[more:])
         live_call.call = replace(call, ports=replace(call.ports, a=a, b=b))
+
+
+def _is_heard_of(call: Call) -> bool:
+    """True once the caller knows that something comes of it."""
+    return call.ringing_at is not None or call.answered_at is not None

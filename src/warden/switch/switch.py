@@ -145,6 +145,7 @@ class Switch:
         self.calls = self._calls.live
         self.results = self._calls.results
         self.setup_seconds = self._calls.setup_seconds
+        self.post_dial_seconds = self._calls.post_dial_seconds
         self.aside = AsideRecords(settings.node)
         bans = Bans(self.known_hosts) if bans is None else bans
         self.overload = Overload() if overload is None else overload

@@ -9,6 +9,7 @@ from warden.cluster.agent import Agent
 from warden.cluster.seat import HeldSeat
 from warden.core.histogram import Histogram
 from warden.media.protocol import TotalsAre
+from warden.media.quality import Quality
 from warden.store.ports import Durable
 from warden.switch.bans import Bans
 from warden.switch.directory import Directory
@@ -21,16 +22,20 @@ TOLD_LEVEL: Final = 0.005
 
 
 class MediaView(Protocol):
-    """What is known of the media process: its last totals, and why it does not do as told ("" where it does)."""
+    """What is known of the media process: its last totals, why it does not do as told ("" where it does), and how the
+    sessions were that have ended.
+    """
 
     totals: TotalsAre | None
     error: str
+    quality: Quality
 
 
 class DatabaseView(Protocol):
-    """How the database is used: how long transactions took, and (in use, idle) connections."""
+    """How the database is used: how long transactions took, and (in use, idle) connections of at most so many."""
 
     seconds: Histogram
+    connections_max: int
 
     @property
     def connections(self) -> tuple[int, int]:

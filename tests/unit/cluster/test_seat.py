@@ -1,7 +1,7 @@
 """A seat that is being given away: nobody is refused for it, and nothing is given away that the next could not read."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
@@ -54,6 +54,7 @@ class Sockets:
     """What the seat says."""
 
     warnings: tuple[str, ...] = ()
+    certificates: Mapping[str, float] = {}
 
     def __init__(self, receiver: Receiver) -> None:
         self.counters = Counters()

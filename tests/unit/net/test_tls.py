@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -125,6 +126,21 @@ async def test_an_expired_certificate_is_served_with_a_warning(start: Start, aut
     pbx = await start(TLS, tls=Tls((authority.issue("fine.example.com"), expired)))
     (warning,) = (text for text in pbx.sockets.warnings if text.startswith("tls:"))
     assert warning.startswith(f"tls: {expired.certificate} has expired on 20")
+
+
+async def test_when_each_certificate_ends_is_told_and_told_anew_when_it_is_replaced(
+    start: Start, authority: Authority
+) -> None:
+    soon = authority.issue("pbx.example.com", days=10)
+    pbx = await start(TLS, tls=Tls((soon, authority.issue("other.example.com", days=90))))
+    ends = pbx.sockets.certificates
+    assert [round((at - time.time()) / 86400) for at in ends.values()] == [10, 90]
+    renewed = authority.issue("pbx.example.com", days=60)
+    for old, new in ((soon.certificate, renewed.certificate), (soon.key, renewed.key)):
+        old.write_bytes(new.read_bytes())
+    pbx.sockets.reload()
+    assert pbx.sockets.certificates.keys() == ends.keys()
+    assert round((pbx.sockets.certificates[str(soon.certificate)] - time.time()) / 86400) == 60
 
 
 async def test_a_server_is_verified_by_the_name_that_was_resolved(start: Start, authority: Authority) -> None:

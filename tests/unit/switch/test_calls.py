@@ -34,6 +34,31 @@ def test_a_call_rings_is_answered_and_either_side_hangs_up(who: str) -> None:
     assert len(world.of("1001", Answered)) == 1
 
 
+def test_how_long_it_took_until_it_rang_is_told_apart_from_how_long_until_it_was_answered() -> None:
+    world = World()
+    world.on_incoming["1002"] = lambda e: world.do("1002", world.phones["1002"].ring(world.now, e.call))
+    world.call("1001", "1002", run_s=20)
+    assert world.switch.setup_seconds == []
+    callee = world.of("1002", Incoming)[0].call
+    world.do("1002", world.phones["1002"].answer(world.now, callee, world.media_of("1002")))
+    world.run(1)
+    (until_it_rang,) = world.switch.post_dial_seconds
+    (until_answered,) = world.switch.setup_seconds
+    assert 0 < until_it_rang < 0.2
+    assert until_answered == pytest.approx(20, abs=0.3)
+    world.hang_up("1002", callee)
+    world.is_clean()
+    assert len(world.switch.post_dial_seconds) == 1
+
+
+def test_a_call_that_is_refused_at_once_never_rang() -> None:
+    world = World()
+    world.refuses("1002", 486)
+    world.call("1001", "1002")
+    world.is_clean()
+    assert world.switch.post_dial_seconds == world.switch.setup_seconds == []
+
+
 @pytest.mark.parametrize(
     ("refusal", "heard", "result"),
     [

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from warden.cluster.agent import Agent
 from warden.cluster.decide import Seat
 from warden.cluster.members import Record
-from warden.cluster.seat import HeldSeat
+from warden.cluster.seat import Door, HeldSeat
 from warden.core.address import Transport
 from warden.media.client import MediaClient
-from warden.media.protocol import TotalsAre
+from warden.media.protocol import SideStats, TotalsAre
+from warden.media.quality import Quality
 from warden.net.resolve import Resolver, name_servers
 from warden.net.settings import Settings as NetSettings
 from warden.net.sockets import Sockets
@@ -40,6 +41,7 @@ class Media:
     def __init__(self) -> None:
         self.totals: TotalsAre | None = None
         self.error = ""
+        self.quality = Quality()
 
 
 class Office:
@@ -132,18 +134,20 @@ def scrapes(office: Office, changes: Iterable[object]) -> list[dict[str, Metric]
 
 
 def test_set_up_times_are_counted_once_over_all_scrapes(office: Office, seat: HeldSeat) -> None:
-    seconds = seat.switch.setup_seconds
+    seconds, post_dial = seat.switch.setup_seconds, seat.switch.post_dial_seconds
 
     def changes() -> Iterable[None]:
         for more in ((0.05, 0.1, 2.5, 99.0), (), (2.0,)):
             seconds.extend(more)
+            post_dial.extend(more)
             yield
 
     said = scrapes(office, changes())
     found = [
         {s.labels.get("le", s.name): s.value for s in one["pbx_call_setup_seconds"].samples if s.value} for one in said
     ]
-    assert seconds == []
+    assert seconds == post_dial == []
+    assert [count_of(one["pbx_post_dial_seconds"]) for one in said] == [4, 4, 5]
     assert [one["+Inf"] for one in found] == [one["pbx_call_setup_seconds_count"] for one in found] == [4, 4, 5]
     assert (found[0]["0.1"], found[0]["2.0"], found[0]["3.0"], found[0]["60.0"]) == (2, 2, 3, 3)
     assert found[2]["2.0"] == 3
@@ -174,8 +178,11 @@ def test_media_figures_are_missing_and_not_nought_before_they_are_known(office: 
     (said,) = scrapes(office, [None])
     assert {name for name, metric in said.items() if not metric.samples} == {
         "pbx_adoption_seconds",  # Known in a cluster only.
-        "pbx_calls_ended",
         "pbx_known_numbers",  # Likewise.
+        "pbx_calls_ended",
+        "pbx_certificate_expires_timestamp_seconds",  # There is none.
+        "pbx_database_connections_max",
+        "pbx_keepalived_up",  # It does not move the addresses.
         "pbx_trunk_channels",  # There is no trunk.
         "pbx_trunk_error",
         "pbx_trunk_registered",
@@ -338,7 +345,9 @@ async def test_members_of_a_cluster_tell_who_leads_who_holds_what_and_what_chang
         cluster = views.cluster(offices["n2"].state)
         assert [(m.node, m.http, m.clock_behind_s) for m in cluster.members] == [("n2", "http://n2", 0)]
         assert cluster.sentences[-1].text.startswith("adopted s")
+        assert samples(said, "pbx_draining") == {(): 0}
         agents["n2"].drain()
+        assert samples(figures("n2"), "pbx_draining") == {(): 1}
         assert not views.cluster(offices["n2"].state).drained, "there is nobody to take its seats"
     finally:
         for task in tasks.values():
@@ -346,6 +355,52 @@ async def test_members_of_a_cluster_tell_who_leads_who_holds_what_and_what_chang
         await asyncio.gather(*tasks.values(), return_exceptions=True)
         for office in offices.values():
             await office.durable.close()
+
+
+class Keepalived:
+    """What a node knows of its keepalived."""
+
+    error = ""
+
+
+async def test_it_is_told_whether_keepalived_is_heard_where_it_moves_the_addresses(office: Office) -> None:
+    office.state.vrrp = keepalived = Keepalived()
+
+    def changes() -> Iterable[None]:
+        yield
+        keepalived.error = "keepalived does not run"
+        yield
+
+    assert [samples(said, "pbx_keepalived_up") for said in scrapes(office, changes())] == [{(): 1}, {(): 0}]
+
+
+async def test_when_certificates_end_is_told_of_the_one_that_ends_first(office: Office) -> None:
+    """A seat that was adopted before the files were read again shows the old ones until it hears of the new."""
+
+    class Listening(Sockets):
+        ends_at: Mapping[str, float] = {}
+
+        @property
+        def certificates(self) -> Mapping[str, float]:
+            return self.ends_at
+
+    for name, ends_at in (("s1", {"pbx.pem": 100.0, "other.pem": 300.0}), ("s2", {"pbx.pem": 200.0})):
+        held = office.take(name)
+        held.driver = listening = Listening(NetSettings(()), Door())
+        listening.ends_at = ends_at
+    (said,) = scrapes(office, [None])
+    assert samples(said, "pbx_certificate_expires_timestamp_seconds") == {("pbx.pem",): 100, ("other.pem",): 300}
+
+
+async def test_how_calls_sounded_is_told_when_they_have_ended(office: Office) -> None:
+    office.media.quality.note(SideStats(port=1, packets=98, lost=2, jitter_ms=60.0, rtt_ms=350.0))
+    office.media.quality.note(SideStats(port=2, packets=980, lost=20, jitter_ms=60.0, rtt_ms=350.0))
+    (said,) = scrapes(office, [None])
+    assert samples(said, "pbx_rtp_jitter_seconds")[("0.05",)] == 0
+    assert samples(said, "pbx_rtp_jitter_seconds")[("0.1",)] == 1
+    assert samples(said, "pbx_rtp_loss_ratio")[("0.02",)] == 1
+    assert samples(said, "pbx_rtp_round_trip_seconds")[("0.3",)] == 0
+    assert [count_of(said[name]) for name in ("pbx_rtp_round_trip_seconds", "pbx_rtp_mos")] == [1, 1]
 
 
 async def test_an_overloaded_node_says_so_and_is_no_less_healthy(office: Office) -> None:
