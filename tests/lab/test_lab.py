@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def test_an_active_passive_cluster_comes_up_from_its_files_is_looked_at_and_leav
 
     _calls_over_the_balancer(folder)
     _upgrades(folder)
+    _everything_is_watched(where)
 
     warden("lab", "down", *where)
     assert not folder.exists()
@@ -98,6 +100,22 @@ def _calls_over_the_balancer(folder: Path) -> None:
     assert {item["number"] for item in registered["items"]} == {"1001", "1002"}
     assert lab.phones_address in json.dumps(registered)
     assert "192.168.1.10" not in json.dumps(registered)
+
+
+def _everything_is_watched(where: tuple[str, ...]) -> None:
+    """Prometheus, on the witness, reaches every exporter of every host through the firewalls."""
+    ask = ("lab", "exec", "witness", *where, "--", "curl", "--silent", "http://127.0.0.1:9090/api/v1/targets")
+    until = time.monotonic() + 60
+    while True:
+        targets = json.loads(warden(*ask))["data"]["activeTargets"]
+        away = [
+            f"{t['labels']['job']} {t['labels']['instance']}: {t['lastError']}" for t in targets if t["health"] != "up"
+        ]
+        if not away or time.monotonic() > until:
+            break
+        time.sleep(1)
+    assert away == []
+    assert {target["labels"]["job"] for target in targets} >= {"pbx", "node", "haproxy", "redis", "postgresql", "etcd"}
 
 
 def _upgrades(folder: Path) -> None:

@@ -19,7 +19,7 @@ from warden.ops.ha.folder import differences, write
 from warden.ops.ha.inventory import Cluster, Option
 from warden.ops.ha.render import hosts_in, render, unit
 from warden.ops.ha.secret_values import secrets_of
-from warden.ops.ha.shared import monitoring_files
+from warden.ops.ha.shared import shared_files
 from warden.ops.ha.starter import starter
 from warden.ops.ha.verify import verify as find
 
@@ -81,7 +81,7 @@ def render_files(
     """
     cluster = _cluster(file, settings)
     secrets = secrets_of(file.with_suffix(".secrets.json"))
-    made = render(cluster, secrets, monitoring_files())
+    made = render(cluster, secrets, shared_files())
     if diff:
         lines = list(differences(made, out, secrets))
         sys.stdout.write("".join(f"{line}\n" for line in lines))

@@ -1,14 +1,16 @@
 """The files of every host, as values: from the inventory and its secrets, the same bytes each time. No I/O."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from msgspec import Struct
 
-from warden.ops.ha.inventory import Cluster, Host, with_prefix
+from warden.ops.ha.inventory import Cluster, Host, Role, with_prefix
 from warden.ops.ha.secret_values import Secrets, hash_of
 from warden.ops.ha.services import services_of, sources
+from warden.store.redis_servers import SLOTS, key_slot
 
 PRIORITIES: Final = (250, 190, 130, 90, 65, 45, 30, 20)
 """Of a seat's successors in turn. High, since a backup waits (256 - priority) / 256 of an interval longer, and far
@@ -56,8 +58,8 @@ Files = Mapping[str, File]
 """By path, without the slash at its beginning."""
 
 
-def render(cluster: Cluster, secrets: Secrets, shared: Files | None = None) -> dict[str, Files]:
-    """The files of each host by its name, and under `dns` the zone. `shared` are files for the monitoring hosts."""
+def render(cluster: Cluster, secrets: Secrets, shared: Mapping[Role, Files] | None = None) -> dict[str, Files]:
+    """The files of each host by its name, and under `dns` the zone. `shared` are files that hosts get by role."""
     made: dict[str, Files] = {}
     templates = _templates()
     for host in cluster.hosts:
@@ -67,8 +69,8 @@ def render(cluster: Cluster, secrets: Secrets, shared: Files | None = None) -> d
             for port in REDIS_PORTS if cluster.has_cluster_redis else REDIS_PORTS[:1]:
                 more = {**values, "port": port}
                 files[f"etc/redis/redis-{port}.conf"] = _made(templates, "redis.conf", more, 0o640, "redis:redis")
-        if "monitor" in host.roles and shared:
-            files |= shared
+        for role in host.roles:
+            files |= (shared or {}).get(role, {})
         files["install.sh"] = _made(templates, "install.sh", {**values, "files": sorted(files.items())}, 0o755)
         made[host.name] = dict(sorted(files.items()))
     zone = _made(templates, "zone", _values(cluster, secrets, cluster.hosts[0]))
@@ -91,11 +93,13 @@ def _files_of(cluster: Cluster, host: Host) -> Iterator[tuple[Any, ...]]:
         yield "etc/haproxy/haproxy.cfg", "haproxy.cfg", 0o644
     if "database" in roles:
         yield "etc/patroni/config.yml", "patroni.yml", SECRET, "postgres:postgres"
+        yield "etc/default/prometheus-postgres-exporter", "postgres-exporter", SECRET
         yield "etc/patroni/post-init", "patroni-post-init", 0o700, "postgres:postgres"
     if roles & {"etcd", "witness"}:
         yield "etc/default/etcd", "etcd", 0o644
     if "redis" in roles:
         yield "etc/redis/users.acl", "users.acl", 0o640, "redis:redis"
+        yield "etc/default/prometheus-redis-exporter", "redis-exporter", SECRET
     if not cluster.has_cluster_redis and roles & {"redis", "witness"}:
         yield "etc/redis/sentinel.conf", "sentinel.conf", 0o640, "redis:redis"
     if host == cluster.hosts[0]:
@@ -132,6 +136,22 @@ def instances_of(cluster: Cluster, host: Host) -> tuple[Instance, ...]:
     return tuple(found)
 
 
+def redis_order(cluster: Cluster) -> tuple[Host, ...]:
+    """The hosts with Redis, the first master in front: such that the calls of a seat are, at first, not kept on the
+    host that carries them. That host's death would otherwise take both, and the calls would wait for Redis' fail-over.
+    """
+    hosts = cluster.hosts_with("redis")
+    if not cluster.has_cluster_redis:
+        home = cluster.seats[0].successors[0]
+        return tuple(sorted(hosts, key=lambda host: host.name == home))
+
+    def together(order: Sequence[Host]) -> int:
+        shares = (key_slot(seat.name) * len(order) // SLOTS for seat in cluster.seats)
+        return sum(order[share].name == seat.successors[0] for seat, share in zip(cluster.seats, shares, strict=True))
+
+    return min(permutations(hosts), key=together)
+
+
 def program(cluster: Cluster) -> str:
     """The `warden` command on the hosts."""
     return cluster.paths.program or f"{cluster.paths.warden}/current/bin/warden"
@@ -139,7 +159,7 @@ def program(cluster: Cluster) -> str:
 
 def _values(cluster: Cluster, secrets: Secrets, host: Host) -> dict[str, Any]:
     timings = cluster.timings
-    nodes, databases, redis = cluster.hosts_with("pbx"), cluster.hosts_with("database"), cluster.hosts_with("redis")
+    nodes, databases, redis = cluster.hosts_with("pbx"), cluster.hosts_with("database"), redis_order(cluster)
     instances = instances_of(cluster, host)
     first_redis = redis[0]
     return {
@@ -147,7 +167,10 @@ def _values(cluster: Cluster, secrets: Secrets, host: Host) -> dict[str, Any]:
         "host": host,
         "hosts": cluster.hosts,
         "secrets": secrets,
-        "hashes": {name: hash_of(getattr(secrets, name)) for name in ("redis", "redis_replica", "redis_operator")},
+        "hashes": {
+            name: hash_of(getattr(secrets, name))
+            for name in ("redis", "redis_replica", "redis_operator", "redis_monitor")
+        },
         "nodes": nodes,
         "databases": databases,
         "voters": cluster.hosts_with("etcd", "witness"),

@@ -36,6 +36,10 @@ class Secrets(Struct, frozen=True, forbid_unknown_fields=True):
     """Redis: replicas towards their master."""
     redis_operator: str
     """Redis: people, Sentinel, and the making of the cluster."""
+    redis_monitor: str
+    """Redis: Prometheus' exporter."""
+    database_monitor: str
+    """PostgreSQL: the same."""
     etcd_root: str
     etcd_warden: str
     etcd_patroni: str

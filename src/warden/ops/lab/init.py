@@ -207,10 +207,12 @@ def unit_of(name: str) -> Unit | list[str] | None:
         "keepalived": ("root", ["/usr/sbin/keepalived", "--dont-fork", "--vrrp", "--log-console", "--log-detail"], ""),
         "prometheus": ("prometheus", ["/usr/bin/prometheus", "--config.file=/etc/prometheus/prometheus.yml",
                                       "--storage.tsdb.path=/var/lib/prometheus/metrics2"], ""),
-        "prometheus-node-exporter": ("prometheus", ["/usr/bin/prometheus-node-exporter"], ""),
     }  # fmt: skip
-    user, argv, variables = commands[kind]
-    return Unit(name, argv, user, _variables(variables), after)
+    if kind.endswith("-exporter"):
+        variables = _variables(f"/etc/default/{kind}")
+        return Unit(name, [f"/usr/bin/{kind}", *variables.pop("ARGS", "").split()], "prometheus", variables, after)
+    user, argv, file = commands[kind]
+    return Unit(name, argv, user, _variables(file), after)
 
 
 def _after(folder: Path) -> list[list[str]]:

@@ -26,7 +26,7 @@ from warden.ops.ha.inventory import Cluster, Seat, Wire, with_prefix
 from warden.ops.ha.programs import certificate
 from warden.ops.ha.render import render
 from warden.ops.ha.secret_values import Secrets, secrets_of
-from warden.ops.ha.shared import monitoring_files
+from warden.ops.ha.shared import shared_files
 from warden.ops.lab.host import Card, Host
 from warden.ops.lab_cluster import as_version
 from warden.ops.netns import ip
@@ -132,7 +132,7 @@ class Lab:
         if not self.is_wired:
             await asyncio.to_thread(self.wire)
         files = self.folder / "files"
-        write(render(self.cluster, self.secrets, monitoring_files()), files)
+        write(render(self.cluster, self.secrets, shared_files()), files)
         say(f"{len(self.hosts)} hosts are wired, their files rendered")
         await asyncio.gather(*(self._set_up(host, files / host.name) for host in self.hosts.values()))
         first = next(iter(self.hosts.values()))

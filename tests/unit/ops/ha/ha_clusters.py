@@ -26,7 +26,9 @@ def problems_of(text: str) -> list[str]:
 
 
 def rendered(option: Option) -> dict[str, Files]:
-    return render(cluster_of(starter(option)), SECRETS, {"etc/prometheus/rules/pbx.yml": File("groups: []\n")})
+    return render(
+        cluster_of(starter(option)), SECRETS, {"monitor": {"etc/prometheus/rules/pbx.yml": File("groups: []\n")}}
+    )
 
 
 def as_text(made: dict[str, Files]) -> str:
