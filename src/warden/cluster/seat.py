@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from warden.call.cdr import Cdr, decode_cdr
 from warden.call.model import Cause
 from warden.core.address import Address, Flow
 from warden.core.errors import MalformedMessage, Unavailable
@@ -362,6 +363,34 @@ class HeldSeat:
         sessions = self._media.sessions | dict.fromkeys(sorted(self.switch.session_ids))
         with suppress(Unavailable):
             await self._media.apply([Drop(session) for session in sessions if session not in but])
+
+    def left_over(self) -> list[Cdr]:
+        """The records of calls that ended here while the seat was ours, and that nobody else may know of: where the
+        stores were out of reach, the next holder has the calls as they were before, if at all. What was decided after
+        the lease was over is nobody's truth. Asked before `close`.
+        """
+        found = {}
+        for write in (*self.outbox.records(), *self.runner.replicator.unstored(Kind.OUTBOX)):
+            with suppress(Unreadable):
+                cdr = decode_cdr(write.value or b"")
+                if cdr.ended_at_utc < self.gate.until:
+                    found[cdr.id] = cdr
+        return list(found.values())
+
+    async def bring_out(self, cdrs: Sequence[Cdr]) -> None:
+        """Have the database take them, however long it is away. It takes one id once, so that who has it already, or
+        brings it later, does no harm.
+        """
+        failures = 0
+        while True:
+            try:
+                await self.outbox.bring(cdrs)
+            except Unavailable:
+                failures += 1
+                await asyncio.sleep(self.outbox.retry.delay_after(failures))
+            else:
+                break
+        _log.info(f"brought {len(cdrs)} call detail records of seat {self.name} that were left behind", seat=self.name)
 
     async def close(self) -> None:
         """Let go of the sockets and stop. Nothing more is sent."""

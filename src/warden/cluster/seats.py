@@ -81,7 +81,10 @@ class Seats:
 
     async def _drop(self, held: HeldSeat) -> None:
         self._forget(held)
+        left = held.left_over()
         await held.close()
+        if left:
+            self._start_task(held.bring_out(left), f"{held.name} records")
         # The node may have adopted the seat anew meanwhile.
         heir = self.held.get(held.name)
         await held.drop_media(but=frozenset() if heir is None else heir.switch.session_ids)

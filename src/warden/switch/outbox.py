@@ -41,7 +41,7 @@ class Outbox:
         """`set_aside(key, record, why)` keeps a record that cannot be read out of the way; `retry` says how long to
         wait between attempts, to which there is no end.
         """
-        self._retry = retry or Retry()
+        self.retry = retry or Retry()
         self._store = store
         self._durable = durable
         self._seat = seat
@@ -74,6 +74,10 @@ class Outbox:
         """What the store should have."""
         return [Write(Kind.OUTBOX, key, value) for key, value in self._kept.items()]
 
+    async def bring(self, cdrs: Sequence[Cdr]) -> None:
+        """Have the database take these, past the store. Raises `Unavailable`."""
+        await self._durable.add_cdrs(cdrs)
+
     async def run(self) -> None:
         """Work until cancelled."""
         failures = 0
@@ -90,7 +94,7 @@ class Outbox:
                     _log.warning("cdrs wait in the outbox", seat=self._seat, epoch=self._epoch, why=str(error))
                 self.error = str(error)
                 failures += 1
-                await asyncio.sleep(self._retry.delay_after(failures))
+                await asyncio.sleep(self.retry.delay_after(failures))
                 self._wake.set()
             else:
                 await asyncio.sleep(GATHER_S)

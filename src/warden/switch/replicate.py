@@ -103,6 +103,12 @@ class Replicator:
         """The records that the store does not have yet although the world may have heard of them."""
         return frozenset(self._backlog)
 
+    def unstored(self, kind: Kind) -> list[Write]:
+        """The records of a kind that the store does not have yet, and is to have."""
+        waiting = [w for outcome in self._queue for w in outcome.writes if w.kind is kind and w.value is not None]
+        late = [Write(*record, value) for record, value in self._backlog.items() if value is not None]
+        return [*(write for write in late if write.kind is kind), *waiting]
+
     @property
     def unprotected_calls(self) -> int:
         """Calls among them."""

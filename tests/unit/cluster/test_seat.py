@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from warden.call.cdr import Cdr, Party, Result, encode_cdr
 from warden.cluster.seat import HeldSeat
 from warden.core.address import Address, Flow, Transport
 from warden.core.errors import Unavailable
@@ -17,9 +18,9 @@ from warden.net.ports import Receiver
 from warden.net.resolve import Resolver, name_servers
 from warden.sip.endpoint import Endpoint
 from warden.sip.parser import parse_message
-from warden.store.durable import open_durable
 from warden.store.memory import MemoryStore
 from warden.store.ports import Kind, Write
+from warden.store.retry import Retry
 from warden.switch.directory import Directory
 from warden.switch.outcome import Outcome
 from warden.switch.settings import Settings
@@ -106,13 +107,27 @@ class Media:
         return answers
 
 
+class Records:
+    """A database that is away for the first two questions."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.cdrs: list[Cdr] = []
+
+    async def add_cdrs(self, cdrs: Sequence[Cdr]) -> None:
+        self.asked += 1
+        if self.asked <= 2:
+            raise Unavailable("the database is away")
+        self.cdrs += cdrs
+
+
 class Bench:
     """A seat with its doors."""
 
     def __init__(self) -> None:
         self.store = Store()
         self.media = Media()
-        self.durable = open_durable("sqlite:////nowhere/at/all")
+        self.durable = Records()
         self.sockets: Sockets
         settings = Settings(
             "s1", "n1", "realm", {Transport.UDP: FLOW.local}, "127.0.0.1", "127.0.0.1", (10_000, 10_100)
@@ -124,7 +139,10 @@ class Bench:
 
         switch = Switch(settings, Endpoint(lambda: "token", settings.advertised), b"k" * 32, lambda: "token")
         resolver = Resolver(name_servers())
-        self.seat = HeldSeat(switch, self.store, self.durable, self.media, make, resolver, epoch=1, now=lambda: 100.0)
+        self.seat = HeldSeat(
+            switch, self.store, self.durable, self.media, make, resolver, epoch=1, now=lambda: 100.0,
+            retry=Retry(delay_s=0.001),
+        )  # fmt: skip
 
     def write(self, key: str) -> None:
         """The switch has something to keep."""
@@ -146,7 +164,6 @@ async def held() -> AsyncIterator[Bench]:
     finally:
         await bench.seat.close()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await bench.durable.close()
 
 
 async def test_who_asks_while_the_last_records_are_written_is_answered_by_the_next_holder_and_never_refused() -> None:
@@ -204,3 +221,32 @@ async def test_ports_that_are_let_go_of_late_are_taken_together_and_one_that_nev
         # All at first, one in turn while none is free, and all others as soon as one is.
         assert bench.media.asked[:7] == [50, 1, 1, 1, 1, 1, 49]
         assert set(bench.media.asked[7:]) == {1}
+
+
+def ended(key: str, at: float) -> Write:
+    """The record of a call that ended at a time."""
+    cdr = Cdr(key, "1001", "1002", at - 5, at, Result.ANSWERED, 200, Party.CALLER)
+    return Write(Kind.OUTBOX, key, encode_cdr(cdr))
+
+
+async def test_records_of_calls_that_ended_while_no_store_was_reached_come_into_the_database_all_the_same() -> None:
+    async with held() as bench:
+        bench.store.away = True
+        bench.seat.gate.extend(90.0, ahead=False)
+        bench.seat.runner.carry_out(Outcome([ended("in time", 80.0)], [], [], []))
+        await bench.seat.runner.replicator.drained()
+        # Frozen for a while: by now another node has the seat, and the calls may go on there.
+        bench.seat.runner.carry_out(Outcome([ended("too late", 95.0)], [], [], []))
+        left = bench.seat.left_over()
+        assert [cdr.id for cdr in left] == ["in time"]
+        await bench.seat.close()
+        await bench.seat.bring_out(left)
+        assert bench.durable.cdrs == left
+
+
+async def test_a_seat_that_was_handed_over_leaves_nothing_behind() -> None:
+    async with held() as bench:
+        bench.seat.runner.carry_out(Outcome([ended("stored", 80.0)], [], [], []))
+        await bench.seat.fall_silent()
+        assert bench.seat.left_over() == []
+        assert list(await bench.store.read("s1", Kind.OUTBOX)) == ["stored"]
