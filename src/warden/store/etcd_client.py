@@ -115,11 +115,14 @@ class EtcdClient:
         tries = 0
         while (left_s := until - loop.time()) > _PAUSE_S:
             url = self._urls[self._first % len(self._urls)]
+            whole_s = self.settings.answer_timeout_s
             try:
                 await self._log_in(url, left_s)
-                return await self._ask(url, path, bodies, min(left_s, self.settings.answer_timeout_s))
+                return await self._ask(url, path, bodies, min(left_s, whole_s))
             except _Elsewhere as error:
-                reasons[url] = str(error)
+                # A last attempt that has little time tells nothing new of a member that said what is wrong.
+                if left_s >= whole_s or url not in reasons:
+                    reasons[url] = str(error)
                 self._first += 1
                 tries += 1
                 if tries % len(self._urls) == 0:
