@@ -50,7 +50,8 @@ def test_an_active_passive_cluster_comes_up_from_its_files_is_looked_at_and_leav
     hosts = {host["host"]: host for host in told["hosts"]}
     assert {unit["unit"] for unit in hosts["pbx1"]["units"]} >= {"pbx", "keepalived", "haproxy", "patroni", "etcd"}
     assert "192.168.1.100" in hosts["pbx1"]["addresses"]
-    assert {unit["unit"] for unit in hosts["witness"]["units"]} == {"etcd", "redis-sentinel"}
+    watched = {"prometheus", "prometheus-node-exporter"}
+    assert {unit["unit"] for unit in hosts["witness"]["units"]} == {"etcd", "redis-sentinel", *watched}
 
     # The operator's own commands, on the host: settings and passwords are found by themselves.
     status = json.loads(warden("lab", "exec", "pbx2", *where, "--", "warden", "status", "--json"))

@@ -223,20 +223,6 @@ class Call(Struct, frozen=True, gc=False, omit_defaults=True):
         return self.no_answer_at
 
     @property
-    def awaits_ack(self) -> bool:
-        """True where the caller has its answer and only its ACK is missing, by which nothing else will change."""
-        caller = self.caller
-        return (
-            caller.phase is LegPhase.ANSWERED
-            and caller.closing is None
-            and not self.late
-            and self.phase is Phase.UP
-            and self.app is None
-            and self.exchange is None
-            and self.transfer is None
-        )
-
-    @property
     def is_finished(self) -> bool:
         """True when nothing is left to wait for: the call may be forgotten."""
         return self.phase is Phase.OVER and not [leg for leg in self.legs if leg.phase is not LegPhase.GONE]

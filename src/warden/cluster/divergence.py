@@ -7,13 +7,12 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from warden.call.model import Call, Phase
+from warden.call.model import Phase
 from warden.cluster.seat import HeldSeat
 from warden.core.errors import Fenced, MalformedMessage
 from warden.store.ports import Kind, Write
-from warden.switch.live import SNAPSHOTS, LiveCall, SipLeg, Snapshot, is_same
+from warden.switch.live import SNAPSHOTS, LiveCall, is_same
 from warden.switch.records import LINGER_S
-from warden.switch.restart import confirmed
 from warden.switch.switch import Switch
 
 AGAIN_AFTER_S: Final = 0.3
@@ -68,7 +67,7 @@ def compare_calls(switch: Switch, records: Mapping[str, bytes], now: float) -> l
     seat = switch.settings.seat
     for call_id, live in switch.calls.items():
         if live.revision:
-            what = _wrong_with(live, records.get(call_id), now)
+            what = _wrong_with(live, records.get(call_id))
             if what:
                 found.append(Difference(seat, Kind.CALL.value, call_id, what))
     extra = [call_id for call_id in records.keys() - switch.calls.keys() if not _lingers(records[call_id], now)]
@@ -90,7 +89,7 @@ def compare_bindings(switch: Switch, records: Mapping[str, bytes]) -> list[Diffe
     return [*found, *(Difference(seat, Kind.BINDING.value, number, gone) for number in extra)]
 
 
-def _wrong_with(live: LiveCall, record: bytes | None, now: float) -> str:
+def _wrong_with(live: LiveCall, record: bytes | None) -> str:
     if record is None:
         return "is missing in the store"
     try:
@@ -100,16 +99,9 @@ def _wrong_with(live: LiveCall, record: bytes | None, now: float) -> str:
     if stored.revision != live.revision:
         age = "older" if stored.revision < live.revision else "newer"
         return f"is {age} in the store (revision {stored.revision}, not {live.revision})"
-    ours = (live.call, tuple(live.legs.values()))
-    if is_same(live.values, live.written) and ours not in ((stored.call, stored.legs), _as_read(stored, now)):
+    if is_same(live.values, live.written) and (stored.call, stored.legs) != (live.call, tuple(live.legs.values())):
         return "is another one in the store"
     return ""
-
-
-def _as_read(stored: Snapshot, now: float) -> tuple[Call, tuple[SipLeg, ...]]:
-    """What a successor would make of it."""
-    read = confirmed(now, stored)
-    return read.call, read.legs
 
 
 def _lingers(record: bytes, now: float) -> bool:

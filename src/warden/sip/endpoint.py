@@ -225,7 +225,6 @@ class Endpoint:
         live = self._live.get(key)
         if live is not None and live.machine is Machine.INVITE_SERVER and live.state is State.ACCEPTED:
             live.resend_at = inf
-            live.data = b""
             self._arm(live)
         return []
 

@@ -5,25 +5,12 @@ Nothing here reads a message: events come in, and `Legs` says what is to be said
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from msgspec.structs import replace
 
 from warden.call.engine import step
-from warden.call.events import (
-    Answered,
-    Confirmed,
-    Dial,
-    Due,
-    Effect,
-    Event,
-    Finished,
-    Hunt,
-    Lost,
-    UpdateAnswered,
-    Updated,
-)
-from warden.call.model import CALLER, Call, Cause, LegPhase, with_leg
+from warden.call.events import Answered, Dial, Due, Effect, Event, Finished, Hunt, Lost, UpdateAnswered, Updated
+from warden.call.model import Call, Cause, LegPhase, with_leg
 from warden.core.deadlines import Deadlines
 from warden.media.protocol import Drop, Order, Put
 from warden.sdp.relay import STREAMS_MAX, streams
@@ -37,7 +24,6 @@ from warden.switch.records import Records
 from warden.switch.refresh import Refreshes
 from warden.switch.settings import Settings
 
-_DESCRIBING: Final = (Updated, Answered, UpdateAnswered)
 SETUP_SECONDS_MAX = 10_000
 """Call set-up times kept until somebody takes them."""
 
@@ -96,7 +82,7 @@ class Calls:
         """What a message of a peer meant for its call, if anything."""
         self.touch(live_call)
         for event in events:
-            if isinstance(event, _DESCRIBING) and event.sdp:
+            if isinstance(event, Updated | Answered | UpdateAnswered) and event.sdp:
                 self._make_room(now, live_call, event.sdp)
             if self._settings.v6 is not None:
                 self._follow_ip_version(live_call, event)
@@ -104,11 +90,7 @@ class Calls:
 
     def feed(self, now: float, live_call: LiveCall, event: Event) -> None:
         """Something has happened to the call."""
-        before = live_call.call
-        call, effects = step(before, now, event)
-        if isinstance(event, Confirmed) and before.awaits_ack and event.leg == CALLER:
-            # Nobody is told of it, and whoever goes on with the call can do without: see `restart.confirmed`.
-            live_call.note_written(before, call)
+        call, effects = step(live_call.call, now, event)
         self.advance(now, live_call, call, effects)
 
     def advance(self, now: float, live_call: LiveCall, call: Call, effects: Sequence[Effect]) -> None:

@@ -353,7 +353,4 @@ class Hearing:
         """A 2xx of ours was never acknowledged."""
         if role == "update":
             self._legs.drop_update_in(live, live.legs[leg_id])
-        elif live.call.leg(leg_id).phase is LegPhase.UP:
-            # It was, in an earlier process's time (`restart.confirmed`), and its peer has forgotten to say so again.
-            return []
         return [Lost(leg_id, Cause(408, "No ACK"))]

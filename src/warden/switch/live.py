@@ -166,11 +166,6 @@ class LiveCall:
         self.max_forwards = max_forwards
         self.extras: Extras | None = None
 
-    def note_written(self, old: Call, new: Call) -> None:
-        """The call's next value needs no record, if the value before has one."""
-        if self.written and self.written[0] is old:
-            self.written = (new, *self.written[1:])
-
     @property
     def values(self) -> tuple[object, ...]:
         """What a record would be made of now."""

@@ -8,7 +8,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from warden.call.engine import step
-from warden.call.events import Confirmed, Stopped
+from warden.call.events import Stopped
 from warden.call.model import CALLER, LEGS_MAX, Cause, LegPhase
 from warden.core.versions import Unreadable
 from warden.sip.endpoint import Send, Transaction
@@ -87,20 +87,6 @@ def _is_timed(transaction: Transaction) -> bool:
         and (end is not None or transaction.end_at == inf)
         and (transaction.cancellation is None or _is_timed(transaction.cancellation))
     )
-
-
-def confirmed(now: float, snapshot: Snapshot) -> Snapshot:
-    """The snapshot as if the caller's ACK had come. An ACK by which nothing else changes leaves no record: as long as
-    its time is not over the answer is said again, and who hears it acknowledges it once more. Nobody waits for that,
-    since it may well have come before: had it not, the call would have been ended after that time.
-    """
-    call = snapshot.call
-    if not call.awaits_ack:
-        return snapshot
-    call, _ = step(call, now, Confirmed(CALLER))
-    key = next(leg.invite for leg in snapshot.legs if leg.id == CALLER)
-    kept = tuple(t for t in snapshot.transactions if t.key != key or t.end_at > now)
-    return replace(snapshot, call=call, transactions=kept)
 
 
 def said_again(transaction: Transaction) -> list[Send]:

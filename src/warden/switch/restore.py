@@ -15,7 +15,7 @@ from warden.switch.legs import Legs
 from warden.switch.live import SNAPSHOTS, LiveCall, Snapshot, ports_of, told_from
 from warden.switch.outcome import Lookup
 from warden.switch.records import Records
-from warden.switch.restart import check, confirmed, reconnecting, said_again
+from warden.switch.restart import check, reconnecting, said_again
 from warden.switch.settings import Settings
 
 
@@ -62,7 +62,6 @@ class Restore:
     def _restore(self, now: float, call_id: str, snapshot: Snapshot, extras: Extras | None) -> None:
         """Raises whatever the record may lead to; `_forget` then undoes what was done."""
         check(call_id, snapshot)
-        snapshot = confirmed(now, snapshot)
         call = snapshot.call
         live_call = _live_call(snapshot, extras)
         own = {*call.ports.a, *call.ports.b}

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from tests.unit.switch.world import Crash, Message, World
 
 from warden.call.cdr import Result
-from warden.call.model import CALLER, Call, LegPhase, set_phase
 from warden.core.address import Flow
 from warden.media.protocol import Played
 from warden.phone.events import Answered, Ended, Incoming, Ringing, Talking, Updated
@@ -171,37 +170,6 @@ def test_after_a_restart_both_sides_can_hold_and_hang_up(who: str, hanger: str) 
     assert cdr.talk_s == pytest.approx(7, abs=0.5)
 
 
-def test_an_answer_is_acknowledged_without_a_record_and_once_more_after_a_restart() -> None:
-    world = World()
-    caller, _ = world.up()
-    (record,) = world.records[Kind.CALL].values()
-    assert SNAPSHOTS.decode(record)[0].call.caller.phase is LegPhase.ANSWERED
-    acks = len(world.requests("ACK"))
-    world.restart()
-    world.run(2)
-    assert len(world.requests("ACK")) > acks
-    assert {leg.phase for live in world.switch.calls.values() for leg in live.call.legs} == {LegPhase.UP}
-    world.run(40)
-    assert world.ended("1001") == []
-    world.hang_up("1001", caller)
-    world.is_clean()
-
-
-def test_long_after_the_answer_nobody_hears_of_a_restart() -> None:
-    world = World()
-    caller, callee = world.up()
-    world.run(60)
-    said = len(world.log)
-    world.restart()
-    world.run(40)
-    assert len(world.log) == said
-    world.do("1001", world.phones["1001"].hold(world.now, caller))
-    world.run(1)
-    assert len(world.of("1001", Updated)) == len(world.of("1002", Updated)) == 1
-    world.hang_up("1002", callee)
-    world.is_clean()
-
-
 def test_a_call_that_rings_is_answered_or_given_up_after_the_restart_and_its_deadline_holds() -> None:
     world = World()
     world.on_incoming["1002"] = lambda e: world.do("1002", world.phones["1002"].ring(world.now, e.call))
@@ -298,11 +266,6 @@ def in_step(data: bytes) -> bytes:
     return re.sub(rb"(?<=CSeq: )\d+", lambda found: b"%d" % (int(found[0]) % CSEQ_STEP), data)
 
 
-def acknowledged(call: Call) -> Call:
-    """The call as if the caller's ACK had come, which whoever goes on with it takes for granted."""
-    return set_phase(call, CALLER, LegPhase.UP) if call.awaits_ack else call
-
-
 def legs_in_step(legs: tuple[SipLeg, ...]) -> list[SipLeg]:
     """The legs, likewise."""
     found = []
@@ -327,7 +290,7 @@ def test_a_restored_switch_says_the_same_as_the_one_that_died(story: Story) -> N
         for mine, theirs in zip(ours.writes, his.writes, strict=True):
             if mine.kind is Kind.CALL and mine.value is not None and theirs.value is not None:
                 a, b = SNAPSHOTS.decode(mine.value)[0], SNAPSHOTS.decode(theirs.value)[0]
-                assert acknowledged(a.call) == acknowledged(b.call)
+                assert a.call == b.call
                 assert legs_in_step(a.legs) == legs_in_step(b.legs)
                 assert a.srtp == b.srtp
             elif mine.kind is Kind.OUTBOX:
