@@ -33,6 +33,7 @@ class Seats:
         self._directory = directory
         self._start_task = start_task
         self._until: dict[str, tuple[float, bool]] = {}
+        self._bringing: set[Task[None]] = set()
 
     async def adopt(self, seat: Seat, epoch: int) -> str:
         """As `Host.adopt`."""
@@ -74,6 +75,11 @@ class Seats:
         """As `Host.calls_of`."""
         return sum(len(self.held[seat].switch.calls) for seat in seats if seat in self.held)
 
+    def give_up(self) -> None:
+        """Bring no more records into a database that does not answer: the node ends."""
+        for task in self._bringing:
+            task.cancel()
+
     async def close(self) -> None:
         """Let go of everything; audio goes on where the media process does."""
         for held in list(self.held.values()):
@@ -84,7 +90,9 @@ class Seats:
         left = held.left_over()
         await held.close()
         if left:
-            self._start_task(held.bring_out(left), f"{held.name} records")
+            task = self._start_task(held.bring_out(left), f"{held.name} records")
+            self._bringing.add(task)
+            task.add_done_callback(self._bringing.discard)
         # The node may have adopted the seat anew meanwhile.
         heir = self.held.get(held.name)
         await held.drop_media(but=frozenset() if heir is None else heir.switch.session_ids)

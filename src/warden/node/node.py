@@ -198,6 +198,7 @@ class Node:
             state.stopping = True
             self._supervisor.tell_stopping()
             await self._leave()
+            self._seats.give_up()
             watched.cancel()
             for task in running:
                 task.cancel()

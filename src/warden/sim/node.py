@@ -210,6 +210,7 @@ class SimNode:
             running = tasks.create_task(agent.run(), name="agent")
             await self._stopping.wait()
             await self._leave(agent, seats)
+            seats.give_up()
             running.cancel()
             knowing.cancel()
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from warden.call.cdr import Cdr, Party, Result, encode_cdr
+from warden.cluster.decide import Seat
 from warden.cluster.seat import HeldSeat
+from warden.cluster.seats import Seats
 from warden.core.address import Address, Flow, Transport
 from warden.core.errors import Unavailable
 from warden.media.protocol import Answer, Done, Order, Put, Refused, Session
@@ -250,3 +252,26 @@ async def test_a_seat_that_was_handed_over_leaves_nothing_behind() -> None:
         await bench.seat.fall_silent()
         assert bench.seat.left_over() == []
         assert list(await bench.store.read("s1", Kind.OUTBOX)) == ["stored"]
+
+
+async def test_a_node_that_ends_waits_for_no_database_with_what_was_left_behind() -> None:
+    bench, tasks = Bench(), dict[str, asyncio.Task[None]]()
+    bench.durable.asked = -1_000_000
+
+    def start(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+        tasks[name] = asyncio.create_task(work)
+        return tasks[name]
+
+    seats = Seats(lambda *_: bench.seat, Directory, start)
+    await seats.adopt(Seat("s1", "127.0.0.1", ("n1",)), 1)
+    seats.extend("s1", 90.0)
+    await bench.seat.runner.replicator.proven()
+    bench.store.away = True
+    bench.seat.runner.carry_out(Outcome([ended("in time", 80.0)], [], [], []))
+    await seats.drop("s1")
+    bringing = tasks["s1 records"]
+    await asyncio.sleep(0.01)
+    assert not bringing.done()
+    seats.give_up()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    assert bringing.cancelled()
