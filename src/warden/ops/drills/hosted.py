@@ -9,7 +9,19 @@ from warden.ops.drills.planned import numbers, under_load
 from warden.ops.drills.report import Report
 from warden.ops.drills.stage import Drill, Run, Say, Size, stage_in_lab
 from warden.ops.ha.inventory import Option
-from warden.ops.lab.faults import Cut, Deaf, Frozen, Killed, Lossy, PlannedStop, PowerOff, StoresUnreachable, Upgrade
+from warden.ops.ha.render import redis_order
+from warden.ops.lab.faults import (
+    Cut,
+    DatabaseKilled,
+    Deaf,
+    Frozen,
+    Killed,
+    Lossy,
+    PlannedStop,
+    PowerOff,
+    StoresUnreachable,
+    Upgrade,
+)
 from warden.ops.lab.hosted import HostedCluster
 from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS, Fault
 
@@ -68,7 +80,8 @@ KINDS: Final = (
     Kind(
         "kill-redis-master", "P7: losing a Redis server costs nothing",
         "kill -9 of all Redis servers of one host, a master among them",
-        lambda cluster: [Killed(cluster, _first(cluster), "redis")], PLANNED_GAP_MS, lasts_s=8.0,
+        lambda cluster: [Killed(cluster, redis_order(cluster.lab.cluster)[0].name, "redis")], PLANNED_GAP_MS,
+        lasts_s=8.0,
     ),
     Kind(
         "kill-etcd-member", "P6, P7: losing a member of etcd costs nothing",
@@ -78,7 +91,7 @@ KINDS: Final = (
     Kind(
         "kill-database", "P7: losing the database's leader costs nothing",
         "kill -9 of Patroni and PostgreSQL where the leader is",
-        lambda cluster: [Killed(cluster, _first(cluster), "patroni", "postgres")], PLANNED_GAP_MS, lasts_s=20.0,
+        lambda cluster: [DatabaseKilled(cluster, _first(cluster))], PLANNED_GAP_MS, lasts_s=20.0,
     ),
     Kind(
         "cut-cable", "P1, P6: a host that is cut off loses no call, and speaks for nobody's",

@@ -179,11 +179,6 @@ class Cluster(Section):
         return tuple(host for host in self.hosts if set(roles) & set(host.roles))
 
     @property
-    def inner(self) -> Wire:
-        """The network on which the hosts tell each other things."""
-        return self.cluster_network or self.network
-
-    @property
     def has_cluster_redis(self) -> bool:
         """Redis Cluster, else one master with Sentinels."""
         return self.option == "active-active"

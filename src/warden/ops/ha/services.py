@@ -23,12 +23,6 @@ class Service(Struct, frozen=True):
     is_frequent: bool = False
     """Most packets are for it, so its rule comes first."""
 
-    @property
-    def numbers(self) -> range:
-        """The ports."""
-        first, _, last = self.ports.partition("-")
-        return range(int(first), int(last or first) + 1)
-
 
 def services(cluster: Cluster) -> tuple[Service, ...]:
     """Everything that listens in the cluster."""

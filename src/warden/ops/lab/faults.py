@@ -124,6 +124,20 @@ class Killed(HostFault):
         await self.settled()
 
 
+class DatabaseKilled(Killed):
+    """`kill -9` of Patroni and PostgreSQL on the host whose database leads at that moment."""
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        """`host` is where the calls are listened to."""
+        super().__init__(cluster, host, "patroni", "postgres")
+        self.name = "kill -9 of the leading database"
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        self.host = self.cluster.lab.hosts[await self.cluster.leader()]
+        await super().strike()
+
+
 class Frozen(HostFault):
     """Every process of Warden on the host stands still for some seconds, and goes on as if nothing had been."""
 

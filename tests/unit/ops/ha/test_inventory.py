@@ -66,4 +66,3 @@ def test_a_cluster_network_takes_the_hosts_words_to_each_other() -> None:
     text = re.sub(r"(name: pbx(\d), address: 192\.168\.1\.1\d)", r"\1, cluster_address: 10.20.30.\2", text)
     cluster = cluster_of(text)
     assert [host.inside for host in cluster.hosts] == ["10.20.30.1", "10.20.30.2", "10.20.30.3"]
-    assert cluster.inner.interface == "eth1"
