@@ -179,6 +179,22 @@ def _end_section(
     out.append(f"a={muted}")
 
 
+def readdressed(sdp: str, *, host: str, version: int) -> str:
+    """A description of ours, as `rewrite` made it, from another address of ours, with the same ports. Raises
+    `MalformedMessage` for one that is not ours.
+    """
+    family = "IP6" if ":" in host else "IP4"
+    at = f"IN {family} {host}"
+    out = []
+    for line in split_lines(sdp):
+        if line[0] == "o":
+            user, session_id, *_ = line[2:].split(" ")
+            out.append(f"o={user} {session_id} {version} {at}")
+        else:
+            out.append(f"c={at}" if line[0] == "c" else line)
+    return "\r\n".join([*out, ""])
+
+
 def refused(media: Media) -> str:
     """The m= line (without line end) of an answer that refuses `media`."""
     return " ".join((f"m={media.kind} 0 {media.protocol}", *(media.formats or ("0",))))

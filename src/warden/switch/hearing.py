@@ -331,7 +331,8 @@ class Hearing:
         except MalformedMessage:
             sdp = ""
         timer = agreed(now, response, self._legs.settings.session, leg.least_s)
-        live.legs[leg.id] = replace(leg, update_out_answered=True, dialog=dialog, timer=timer)
+        # What it has agreed to had our Contact in it.
+        live.legs[leg.id] = replace(leg, update_out_answered=True, dialog=dialog, timer=timer, tell_at=None)
         return [UpdateAnswered(leg.id, sdp)]
 
     def failed(self, live: LiveCall, leg_id: str, role: Role, key: str, cause: Cause) -> list[Event]:

@@ -45,7 +45,8 @@ class SipLeg(Struct, frozen=True, gc=False, omit_defaults=True):
     `fields` are those of its INVITE beside the usual ones. `refer` is the CSeq of its REFER while it wants to hear how
     that goes on, `notify` tells it so.
     `timer` is there from the answer on, `least_s` is the shortest session interval that the peer takes (0: unknown).
-    `trunk` is there for a leg over one.
+    `trunk` is there for a leg over one. `tell_at` is when the peer is to be told that we have another address; None
+    where it knows.
     """
 
     id: str
@@ -78,6 +79,7 @@ class SipLeg(Struct, frozen=True, gc=False, omit_defaults=True):
     timer: SessionTimer | None = None
     least_s: int = 0
     trunk: TrunkLeg | None = None
+    tell_at: float | None = None
 
 
 class LegSrtp(Struct, frozen=True, gc=False):

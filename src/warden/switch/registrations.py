@@ -12,6 +12,7 @@ from warden.sip.uri import parse_uri
 from warden.store.ports import Kind, Write
 from warden.switch.directory import Directory
 from warden.switch.registrar import BINDINGS, SCHEMA, Binding, Bound, Limits, Registration, flows_of, live, register
+from warden.switch.relocation import bindings_here
 from warden.switch.restart import reconnected
 from warden.switch.settings import Settings
 from warden.switch.targets import is_direct
@@ -27,6 +28,7 @@ class Registrations:
     def __init__(self, settings: Settings) -> None:
         self.bindings: dict[str, tuple[Binding, ...]] = {}
         self.writes: list[Write] = []
+        self._settings = settings
         self._limits = Limits(
             settings.min_expires_s, settings.default_expires_s, settings.max_expires_s, settings.contacts_max
         )
@@ -98,7 +100,7 @@ class Registrations:
                 continue
             if extras is not None:
                 self._extras[number] = extras
-            kept = live(known, now)
+            kept = bindings_here(live(known, now), self._settings)
             if kept == known:
                 self._remember(number, reconnected(kept))
             else:

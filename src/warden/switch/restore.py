@@ -1,7 +1,10 @@
 """The calls of an earlier process, put back into a switch: a record that cannot be is set aside, and harms no other."""
 
 from collections.abc import Mapping
+from typing import Final
 
+from warden.call.events import Stopped
+from warden.call.model import Cause, Phase
 from warden.core.versions import Extras, Unreadable
 from warden.media.protocol import Drop, Put
 from warden.sip.endpoint import Endpoint
@@ -15,8 +18,12 @@ from warden.switch.legs import Legs
 from warden.switch.live import SNAPSHOTS, LiveCall, Snapshot, ports_of, told_from
 from warden.switch.outcome import Lookup
 from warden.switch.records import Records
+from warden.switch.relocation import is_elsewhere, relocated
 from warden.switch.restart import check, reconnecting, said_again
 from warden.switch.settings import Settings
+
+MOVED: Final = Cause(503, "Moved to another address")
+"""Why a call ends that rings while its seat goes elsewhere: the caller's phone may try again, and finds it there."""
 
 
 class Restore:
@@ -32,12 +39,18 @@ class Restore:
         aside: AsideRecords,
     ) -> None:
         self.ports: set[int] = set()
+        self._left_behind: list[LiveCall] = []
         self._settings = settings
         self._endpoint = endpoint
         self._calls = calls
         self._legs = legs
         self._records = records
         self._aside = aside
+
+    def end_left_behind(self, now: float) -> None:
+        """End the calls that could not come along to another address. Their ports are claimed by then."""
+        for live_call in self._left_behind:
+            self._calls.feed(now, live_call, Stopped(MOVED))
 
     def take(self, now: float, records: Mapping[str, bytes]) -> list[Unread]:
         """Go on with the calls of these records. The records that could not be read."""
@@ -62,6 +75,9 @@ class Restore:
     def _restore(self, now: float, call_id: str, snapshot: Snapshot, extras: Extras | None) -> None:
         """Raises whatever the record may lead to; `_forget` then undoes what was done."""
         check(call_id, snapshot)
+        moved = is_elsewhere(snapshot, self._settings)
+        if moved:
+            snapshot = relocated(now, snapshot, self._settings)
         call = snapshot.call
         live_call = _live_call(snapshot, extras)
         own = {*call.ports.a, *call.ports.b}
@@ -80,7 +96,8 @@ class Restore:
         self._legs.over_trunks.adopt(now, live_call)
         # The record is as it should be, and so are the media in it: to work both out anew for every call would take
         # most of an adoption's time.
-        live_call.written = live_call.values
+        if not moved:
+            live_call.written = live_call.values
         session = live_call.session
         if session is not None and session.host == self._settings.media_bind:
             live_call.session_of = told_from(live_call)
@@ -91,6 +108,8 @@ class Restore:
                 self._calls.lookups.append(Lookup(call.id, leg.id, parse_uri(leg.target)))
         self._calls.settle(now, live_call)
         self.ports |= own
+        if moved and call.phase is Phase.SETUP:
+            self._left_behind.append(live_call)
 
     def _forget(self, call_id: str, snapshot: Snapshot) -> None:
         """Undo what `_restore` may have done."""

@@ -11,12 +11,16 @@ from warden.switch.live import LiveCall, SipLeg
 
 DEAD: Final = (408, 481)
 """Answers that end a dialog (RFC 3261 section 12.2.1.2)."""
+GLARE_S: Final = 3.0
+"""When a peer is told where we are that was just asking for something itself (RFC 3261 section 14.1: 2.1 to 4 s)."""
 _NO_METHOD: Final = (405, 501)
 
 
 def after_refusal(now: float, leg: SipLeg, response: Response) -> SipLeg:
     """The leg after its peer has refused a re-INVITE or UPDATE of ours."""
     timer, status = leg.timer, response.status
+    if leg.tell_at is not None and status == 491:
+        leg = replace(leg, tell_at=now + GLARE_S)
     if timer is None or status in DEAD:
         return leg
     if status == 422 and not leg.least_s and (least := least_of(response)) > timer.interval_s:

@@ -342,6 +342,7 @@ class Switch:
         for live_call in self.calls.values():
             self._hunting.resume(live_call.call)
         self.ports.claim(restore.ports)
+        restore.end_left_behind(now)
         unread += [
             self.aside.take(now, Kind.BAN, key, (bans or {})[key], error)
             for key, error in self.guard.restore(now, bans or {}).items()
