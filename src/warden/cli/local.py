@@ -37,7 +37,8 @@ class _Problem(Struct):
 class RunningNode:
     """Every method raises `WardenError` with a sentence for the operator. `whose` says where the token is from."""
 
-    def __init__(self, where: Address, token: str, whose: str) -> None:
+    def __init__(self, where: Address, token: str, whose: str, answer_s: float = ANSWER_S) -> None:
+        self._answer_s = answer_s
         self._where = where
         self._token = token
         self._whose = whose
@@ -46,7 +47,7 @@ class RunningNode:
         """What `/api/v1/PATH` says."""
         return self._ask("GET", path, None, model)
 
-    def post(self, path: str, body: Mapping[str, str] | None, model: type[Model]) -> Model:
+    def post(self, path: str, body: Mapping[str, str | bool] | None, model: type[Model]) -> Model:
         """Have something done; what is said of it."""
         return self._ask("POST", path, body, model)
 
@@ -54,8 +55,8 @@ class RunningNode:
         """Have something undone; what is said of it."""
         return self._ask("DELETE", path, None, model)
 
-    def _ask(self, method: str, path: str, body: Mapping[str, str] | None, model: type[Model]) -> Model:
-        code, said = _answer(self._where, self._token, method, f"/api/v1/{path}", body)
+    def _ask(self, method: str, path: str, body: Mapping[str, str | bool] | None, model: type[Model]) -> Model:
+        code, said = _answer(self._where, self._token, method, f"/api/v1/{path}", body, self._answer_s)
         if code == HTTPStatus.UNAUTHORIZED:
             raise WardenError(f"the node at {self._where} does not know the token {self._whose}")
         try:
@@ -71,9 +72,9 @@ class RunningNode:
 class LocalNode(RunningNode):
     """The node on this machine."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, answer_s: float = ANSWER_S) -> None:
         """Raises `WardenError` where no node has run on the data folder."""
-        super().__init__(_address(config), _token(config), f"in {config.data_dir}: is it another one's?")
+        super().__init__(_address(config), _token(config), f"in {config.data_dir}: is it another one's?", answer_s)
 
 
 def members(config: Config, local: LocalNode) -> tuple[Cluster, dict[str, RunningNode]]:
@@ -111,8 +112,10 @@ def _token(config: Config) -> str:
         raise WardenError(f"{path}: holds no token") from None
 
 
-def _answer(where: Address, token: str, method: str, path: str, body: Mapping[str, str] | None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(where.host, where.port, timeout=ANSWER_S)
+def _answer(
+    where: Address, token: str, method: str, path: str, body: Mapping[str, str | bool] | None, answer_s: float
+) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(where.host, where.port, timeout=answer_s)
     try:
         headers = {"Authorization": f"Bearer {token}"}
         if body is None:
@@ -123,7 +126,7 @@ def _answer(where: Address, token: str, method: str, path: str, body: Mapping[st
         response = connection.getresponse()
         return response.status, response.read(ANSWER_BYTES_MAX)
     except TimeoutError:
-        raise WardenError(f"the node at {where} does not answer within {ANSWER_S:g} s") from None
+        raise WardenError(f"the node at {where} does not answer within {answer_s:g} s") from None
     except (http.client.HTTPException, ValueError):
         raise WardenError(f"what listens on {where} does not speak HTTP") from None
     except OSError as error:

@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "drain": ("cluster:drain", "Have this node hand its seats, with their calls, to other nodes."),
     "handover": ("cluster:handover", "Have one seat, with its calls, handed to another node."),
     "ha": ("ha:app", "What keepalived asks, and other matters of addresses that move."),
+    "dr": ("dr:app", "Two regions: which one has the seats, and the change from one to the other."),
     "selftest": ("selftest:selftest", "Make a call between two test phones through the running node, and measure it."),
     "loadtest": ("loadtest:loadtest", "Have many phones call each other through any SIP server, and measure it."),
     "demo": ("demo:demo", "Run a cluster on this machine, let its nodes die under calls, and count what is lost."),

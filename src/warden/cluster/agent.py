@@ -5,7 +5,7 @@ Each thing that it does ends in a sentence, which is logged, kept, and told to t
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, assert_never
@@ -82,10 +82,12 @@ class Agent:
         consent: Consent | None = None,
         rules: Rules = _AS_USUAL,
         on_change: Callable[[], None] = lambda: None,
+        on_look: Callable[[Mapping[str, Record]], None] = lambda _peers: None,
     ) -> None:
         """`ttl_s` is the lease; `now` the node's steady clock in seconds; `report` tells how the node is. With
         `consent` the seats of this node stay while the coordinator is away, if all their other successors agree.
-        `on_change` is called when `refusal` or `wants_address` may have changed.
+        `on_change` is called when `refusal` or `wants_address` may have changed, `on_look` with the members whenever
+        they have been looked at, before anything is decided.
         """
         self.rules = rules
         self.node = node
@@ -121,6 +123,7 @@ class Agent:
         self._report = report
         self._consent = consent
         self._on_change = on_change
+        self._on_look = on_look
         self._wishes: dict[str, str] = {}
         self._held: dict[str, Held] = {}
         self._last_holders: dict[str, str] = {}
@@ -169,6 +172,22 @@ class Agent:
     def is_busy(self, seat: str) -> bool:
         """Whether the seat is just being taken up or let go of."""
         return seat in self._busy
+
+    def keep_away(self, elsewhere: str) -> None:
+        """Hold no seat from now on, for this reason; "": take them as usual."""
+        self.rules = msgspec.structs.replace(self.rules, elsewhere=elsewhere)
+        if self._tasks is not None:
+            self._decide(self._tasks)
+        self._wake.set()
+
+    def look_again(self) -> None:
+        """Something about this node has changed that the others are to know at once."""
+        self._wake.set()
+
+    def epoch_of(self, seat: str) -> int | None:
+        """The highest epoch that the seat had; None where it is not known, or somebody holds it."""
+        holder = None if self.error else self.holders.get(seat)
+        return None if holder is None or holder.node else holder.epoch
 
     def undrain(self) -> None:
         """Take seats again. What was handed over stays where it is."""
@@ -383,7 +402,10 @@ class Agent:
             if self._wishes.get(seat.name) == node:
                 del self._wishes[seat.name]
         self.holders = seen
-        return self._company.hear(members)
+        if not self._company.hear(members):
+            return False
+        self._on_look(self.peers)
+        return True
 
     async def _act(self, action: Action) -> None:
         with self._doing(action.seat):
@@ -429,7 +451,14 @@ class Agent:
             self.failovers += 1
 
     async def _leave(self, action: Leave) -> None:
-        sentence = await self._host.hand_over(action.seat)
+        elsewhere = self.rules.elsewhere
+        try:
+            sentence = await self._host.hand_over(action.seat)
+        except Unavailable as error:
+            if not elsewhere:
+                raise
+            # Whatever is not written here: another region speaks for its calls.
+            sentence = f"let go of seat {action.seat} ({error})"
         self._held.pop(action.seat, None)
         try:
             await self._coordinator.release(action.seat, self.node, action.epoch)
@@ -437,7 +466,8 @@ class Agent:
             await self._host.drop(action.seat)
         self.handovers += 1
         came = self._arrivals.awaited.pop(action.seat, None) is None
-        self._say(f"{sentence}: its address {'has moved away' if came else 'did not come'}")
+        why = elsewhere or f"its address {'has moved away' if came else 'did not come'}"
+        self._say(f"{sentence}: {why}")
 
     async def _adopt(self, name: str, epoch: int, sent_at: float, *, given: bool = False) -> bool:
         seat = next(seat for seat in self.seats if seat.name == name)

@@ -169,4 +169,4 @@ class Company:
 
 def _urgent(record: Record) -> tuple[object, ...]:
     """What others wait for."""
-    return record.draining, record.seats, record.wishes
+    return record.draining, record.seats, record.wishes, record.primary, record.follows

@@ -67,11 +67,13 @@ class Rules(Struct, frozen=True):
     """What the operator wants. `takes_over` is whether a seat that is free is taken by itself. `home_after_s` is how
     long a node that came back must have been steady until it gets the seats again of which it is the first successor;
     None: never. With `address_moves` something else (keepalived) moves the addresses, and the seats follow.
+    `elsewhere` says why no seat may be here at all: another region has them.
     """
 
     takes_over: bool = True
     home_after_s: float | None = None
     address_moves: bool = False
+    elsewhere: str = ""
 
 
 class View(Struct, frozen=True):
@@ -133,7 +135,7 @@ class Take(Struct, frozen=True):
 
 
 class Leave(Struct, frozen=True):
-    """The seat's address has moved away by itself: let whoever has it now take the seat."""
+    """The seat's address has moved away by itself, or the seat to another region: let whoever has it now take it."""
 
     seat: str
     epoch: int
@@ -146,6 +148,9 @@ def decide(view: View) -> list[Action]:
     """What to do now, the urgent first."""
     actions: list[Action] = [Stop(seat) for seat, held in view.held.items() if view.now >= held.until]
     stopped = {action.seat for action in actions if isinstance(action, Stop)}
+    if view.rules.elsewhere:
+        adopted = [(seat, held.epoch) for seat, held in view.held.items() if held.adopted and seat not in stopped]
+        return actions + [Leave(seat, epoch) for seat, epoch in adopted]
     for seat in view.seats:
         if seat.name in stopped:
             continue
@@ -212,6 +217,8 @@ def find_refusal(view: View, seat: Seat) -> str:
         return "this node is none of its successors"
     if held is not None:
         return ""
+    if view.rules.elsewhere:
+        return view.rules.elsewhere
     heir = find_heir(view, seat)
     if heir is not None:
         return f"it goes to {heir}"
@@ -225,6 +232,8 @@ def find_refusal(view: View, seat: Seat) -> str:
 
 def find_heir(view: View, seat: Seat) -> str | None:
     """The node that should have a seat of ours instead of us; None where it should stay, or nobody can take it."""
+    if view.rules.elsewhere:
+        return None
     for peer in view.peers.values():
         to = peer.wishes.get(seat.name)
         if to is not None and to != view.node and _may_hold(view, seat, to):

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from warden.cluster.decide import Seat
+from warden.cluster.regions import Primary
 from warden.core.address import Address
 from warden.core.versions import Codec, Unreadable
 from warden.store.ports import Member
@@ -32,6 +33,8 @@ class Record(Struct, frozen=True, omit_defaults=True):
     the folder's lock knows that the one before it in the same place is gone. `secret` and `layout` are fingerprints of
     the cluster's secret and of the seats as configured ("" where unknown), so that nodes that differ notice. `sip` is
     where it hears SIP over UDP for a seat of its own name, where no seats are configured.
+    `primary` is the region that has the seats, as far as it knows; `follows` are the seats of the other region of which
+    it keeps a copy here.
     `refusals` say why it takes no new calls, `unstored` what it cannot store, `warnings` what its operator should see.
     """
 
@@ -55,6 +58,8 @@ class Record(Struct, frozen=True, omit_defaults=True):
     unstored: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     sip: Address | None = None
+    primary: Primary | None = None
+    follows: tuple[str, ...] = ()
 
 
 class Report(Struct, frozen=True):
@@ -66,6 +71,8 @@ class Report(Struct, frozen=True):
     refusals: tuple[str, ...] = ()
     unstored: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    primary: Primary | None = None
+    follows: tuple[str, ...] = ()
 
 
 class MemberRecord(Struct, frozen=True):

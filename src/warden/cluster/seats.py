@@ -26,12 +26,20 @@ _log = structlog.get_logger()
 class Seats:
     """The `Host` of a node's agent. While `alone` is True there is no agent, and losing the seat ends the node."""
 
-    def __init__(self, make: MakeSeat, directory: Callable[[], Directory], start_task: StartTask) -> None:
+    def __init__(
+        self,
+        make: MakeSeat,
+        directory: Callable[[], Directory],
+        start_task: StartTask,
+        on_gone: Callable[[str], None] = lambda _seat: None,
+    ) -> None:
+        """`on_gone` is told of a seat that is not held any more."""
         self.held: dict[str, HeldSeat] = {}
         self.alone = True
         self._make = make
         self._directory = directory
         self._start_task = start_task
+        self._on_gone = on_gone
         self._until: dict[str, tuple[float, bool]] = {}
         self._bringing: set[Task[None]] = set()
 
@@ -100,6 +108,7 @@ class Seats:
     def _forget(self, held: HeldSeat) -> None:
         if self.held.get(held.name) is held:
             del self.held[held.name]
+            self._on_gone(held.name)
 
     async def _guarded(self, work: Coroutine[Any, Any, None], held: HeldSeat) -> None:
         """A seat's task. One that is fenced ends its seat, and where nobody else could have it the process."""

@@ -61,6 +61,7 @@ def contradictions(config: "Config") -> Iterator[Contradiction]:
             yield Contradiction(("high_availability.seats",), f"seat {seat.name} names a successor twice")
     if cluster.enabled and config.secret is None and cluster.seats:
         yield Contradiction(("secret", "high_availability.enabled"), "must be set in a cluster, the same on all nodes")
+    yield from _regions(config)
     if config.redis.enabled and not config.redis.nodes:
         yield Contradiction(("redis.nodes", "redis.enabled"), "must name at least one server while redis is enabled")
     if config.redis.cluster and config.redis.sentinel.enabled:
@@ -70,6 +71,28 @@ def contradictions(config: "Config") -> Iterator[Contradiction]:
     for where, tls in (("redis.tls", config.redis.tls), ("etcd.tls", config.etcd.tls)):
         if tls.key is not None and tls.certificate is None:
             yield Contradiction((f"{where}.certificate", f"{where}.key"), "must be set too where key is")
+
+
+def _regions(config: "Config") -> Iterator[Contradiction]:
+    cluster = config.high_availability
+    if not cluster.regions:
+        if cluster.region is not None:
+            yield Contradiction(
+                ("high_availability.region", "high_availability.regions"),
+                "must be one of two regions, of which none is named",
+            )
+        return
+    names = [region.name for region in cluster.regions]
+    if len(set(names)) != 2:
+        yield Contradiction(("high_availability.regions",), "must be two, with a name each")
+    elif cluster.region not in names:
+        yield Contradiction(
+            ("high_availability.region", "high_availability.regions"), f"must be {names[0]} or {names[1]}"
+        )
+    if not cluster.enabled or not cluster.seats:
+        yield Contradiction(
+            ("high_availability.seats", "high_availability.regions"), "must be there: regions give them to each other"
+        )
 
 
 def _addresses(cluster: "HighAvailability") -> Iterator[Contradiction]:

@@ -107,6 +107,26 @@ class ConnectRetry(Section):
     """Double the delay after each attempt, up to a minute, so that a returning database is not run over."""
 
 
+class PatroniNode(Section):
+    """Patroni on one host."""
+
+    host: Host
+    """Host name or address."""
+    port: Port = 8008
+    """Port of its REST API."""
+
+
+class Patroni(Section):
+    """Patroni of this region, which Warden asks to lead or to follow when another region becomes the primary one."""
+
+    nodes: Annotated[tuple[PatroniNode, ...], Field(max_length=32)] = ()
+    """A list of `host` and `port`. Not set: the operator does it."""
+    user: Text | None = None
+    """User of its REST API."""
+    password: SecretText | None = None
+    """That user's password; take it from the environment. Never printed."""
+
+
 class Database(Section):
     """The durable truth: extensions, CDRs, users. Without `host`, SQLite files in `data_dir`."""
 
@@ -132,6 +152,7 @@ class Database(Section):
     pool_recycle: Annotated[int, Field(ge=10, le=604800)] = 3600
     """Replace a connection after this many seconds; firewalls forget idle ones."""
     connect_retry: ConnectRetry = ConnectRetry()
+    patroni: Patroni = Patroni()
 
 
 class ClientTls(Section):
@@ -260,6 +281,26 @@ class Keepalived(Section):
     """Keepalived's `vrrp_notify_fifo`. Warden makes it where it is not there yet, so that its user may read it. Beside it lies SEAT.claim for each seat, which keepalived is to track."""  # noqa: E501
 
 
+class RegionNode(Section):
+    """A node of a region."""
+
+    host: Host
+    """Host name or address."""
+    port: Port = 9000
+    """Its HTTP port."""
+
+
+class Region(Section):
+    """A site with a cluster by itself: nodes, coordinator, Redis and database of its own."""
+
+    name: Name
+    """Its name."""
+    nodes: Annotated[tuple[RegionNode, ...], Field(min_length=1, max_length=256)]
+    """Its nodes: a list of `host` and `port`."""
+    databases: Annotated[tuple[Host, ...], Field(max_length=32)] = ()
+    """Hosts of its PostgreSQL, which the other region's follows while this one is the primary."""
+
+
 class HighAvailability(Section):
     """The cluster."""
 
@@ -282,7 +323,11 @@ class HighAvailability(Section):
     auto_recovery_delay: Seconds = 30
     """Seconds that it must have been steady before."""
     seats: Annotated[tuple[SeatSetting, ...], Field(max_length=256)] = ()
-    """A list of `name`, `address` and `successors`, the same on all nodes. Not set: a seat of its own for each node."""
+    """A list of `name`, `address` and `successors`, the same on all nodes (of a region). Not set: a seat of its own for each node."""  # noqa: E501
+    region: Name | None = None
+    """The region that this node is in, where there are two."""
+    regions: Annotated[tuple[Region, ...], Field(max_length=2)] = ()
+    """Two regions, the same list on all nodes. One of them, the first to begin with, has the seats; the other one keeps a copy of what lives on them, and takes them over by `warden dr promote`."""  # noqa: E501
     failover_driver: Literal["lease", "keepalived"] = "lease"
     """Who moves addresses: `lease` (the node that holds the seat's lease binds it) or `keepalived`."""
     keepalived: Keepalived = Keepalived()

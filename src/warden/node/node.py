@@ -23,6 +23,7 @@ from warden.cluster.decide import Seat
 from warden.cluster.following import Following
 from warden.cluster.seat import HeldSeat
 from warden.cluster.seats import Seats
+from warden.cluster.stream import Told
 from warden.config.tree import Config
 from warden.core.address import Address
 from warden.core.errors import Unavailable, WardenError
@@ -36,6 +37,7 @@ from warden.node.http import HttpServer
 from warden.node.media_door import MediaDoor
 from warden.node.peers import CallEvents, Peers, PromisesFile
 from warden.node.pulse import Pulse
+from warden.node.regions import RegionLink
 from warden.node.settings import change_setting
 from warden.node.systemd import Supervisor
 from warden.node.vrrp import Claim, Vrrp
@@ -82,6 +84,7 @@ class Node:
             self._make_seat,
             lambda: self._state.directory,
             lambda work, name: self._tasks.create_task(work, name=name),
+            lambda seat: None if self._told is None else self._told.end(seat),
         )
         self._roster = Roster()
         self._bans = build.bans_of(config)
@@ -95,6 +98,7 @@ class Node:
         self._look_again = asyncio.Event()
         self._is_migrated = False
         self._directory: Directory | None = None
+        self._told: Told | None = None
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: asyncio.TaskGroup
         self._durable: Durable
@@ -136,6 +140,8 @@ class Node:
             directory, error = kept, str(gone)
             _log.warning("database is away, the directory of the last run is used", why=error)
         self._store = stores.seat_store_of(config)
+        if config.high_availability.regions:
+            self._store = self._told = Told(self._store)
         stack.push_async_callback(self._store.close)
         if starter and not error:
             await self._say_how_to_begin(durable)
@@ -236,6 +242,7 @@ class Node:
         peers = Peers(cluster.lease_ttl * ANSWER_SHARE * 0.8)
         promises = Promises(kept.keep, kept.read())
         look_again = asyncio.Event()
+        link = await self._region_link(seats)
         self._seats.alone = False
         self._state.agent = agent = Agent(
             self._name,
@@ -249,7 +256,10 @@ class Node:
             consent=Consent(Seal(self._secret), promises, peers.ask, build.token_source()),
             rules=build.rules(self._config),
             on_change=look_again.set,
+            on_look=(lambda _peers: None) if link is None else link.look,
         )
+        if link is not None:
+            link.use(agent)
 
         async def run() -> None:
             try:
@@ -267,6 +277,8 @@ class Node:
             tasks.create_task(run(), name="agent"),
             tasks.create_task(following.run(), name="roster"),
         ]
+        if link is not None:
+            running.append(tasks.create_task(link.run(), name="region"))
         if cluster.failover_driver == "keepalived":
             instances = {s.name: (s.instance or s.name, str(s.address)) for s in cluster.seats}
             fifo = cluster.keepalived.notify_fifo
@@ -275,6 +287,17 @@ class Node:
         await self._or_stopped(agent.settled())
         await host.remove_leftovers()
         return running
+
+    async def _region_link(self, seats: tuple[Seat, ...]) -> RegionLink | None:
+        """What this node has to do with the other region, where there is one. It is asked before anything is decided:
+        it may have become the primary one while this node was not there.
+        """
+        if self._told is None:
+            return None
+        link = RegionLink(self._config, seats, self._told, build.node_key(self._config), self._clock.now)
+        await self._or_stopped(link.ask_all())
+        self._state.region = link
+        return link
 
     def _members(self) -> dict[str, Address]:
         """Where the seats are that each node has for itself."""

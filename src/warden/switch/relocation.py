@@ -78,6 +78,6 @@ def _transaction(transaction: Transaction, settings: Settings) -> Transaction:
 def _here(flow: Flow, settings: Settings) -> Flow:
     """The same way from our own address, where the seat has one to itself."""
     host = settings.media_host
-    if settings.media_bind != host or (":" in flow.local.host) != (":" in host):
+    if flow.local.host == host or settings.media_bind != host or (":" in flow.local.host) != (":" in host):
         return flow
-    return flow if flow.local.host == host else flow._replace(local=flow.local._replace(host=host))
+    return flow._replace(local=settings.address_for(flow))

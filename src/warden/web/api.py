@@ -25,6 +25,7 @@ from warden.web.dialplan import add_dialplan
 from warden.web.models import NUMBER_PATTERN, PAGE, PAGE_MAX, TEXT_PATTERN
 from warden.web.paging import CURSOR_CHARS_MAX, Cursor, read_cursor
 from warden.web.parts import errors, known
+from warden.web.regions import add_regions
 from warden.web.state import NodeState
 from warden.web.trunks import add_trunks
 
@@ -68,6 +69,7 @@ def make_router(state: NodeState) -> APIRouter:
     _add_cdrs(router, state)
     add_bans(router, state, errors(400, 403, 404, 409, 413))
     add_trunks(router, state)
+    add_regions(router, state)
     return router
 
 

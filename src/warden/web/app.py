@@ -16,6 +16,7 @@ from warden.web.auth import OPENAPI_URL, Gate, Tokens
 from warden.web.events import EVENTS_URL, Follow, Listeners, respond
 from warden.web.metrics import make_registry
 from warden.web.problems import SCHEMA, tell_problems
+from warden.web.regions import add_between_regions
 from warden.web.state import NodeState
 
 CONSENT_URL: Final = "/cluster/consent"
@@ -32,6 +33,7 @@ def make_app(state: NodeState, listeners: Listeners | None = None, follow: Follo
     router = make_router(state)
     app.include_router(router)
     _add_events(app, state, Listeners(state) if listeners is None else listeners, follow)
+    add_between_regions(app, state)
     tell_problems(app, router.routes)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]
     return app

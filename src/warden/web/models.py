@@ -217,6 +217,46 @@ class Handover(_In):
     to: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=TEXT_PATTERN)]
 
 
+class Promotion(_In):
+    """That the region becomes the primary one; `lost`: the other one is gone, and none of its nodes reaches a phone."""
+
+    lost: bool = False
+
+
+class RegionNode(_Out):
+    """A node of the other region as it was heard of last."""
+
+    node: str
+    present: bool
+    silent_s: float
+    seats: list[str]
+    database: str
+
+
+class FollowedSeat(_Out):
+    """A seat of the other region of which this node keeps a copy; `age_s` is how old that is at most."""
+
+    seat: str
+    followed: bool
+    age_s: float
+    why: str
+
+
+class Region(_Out):
+    """The two regions. `followed_by` says which node of this region keeps the copy of a seat."""
+
+    region: str
+    other: str
+    primary: str
+    term: int
+    is_primary: bool
+    database: str
+    database_error: str
+    nodes: list[RegionNode]
+    seats: list[FollowedSeat]
+    followed_by: dict[str, str]
+
+
 class NewExtension(_In):
     """An extension to be made."""
 

@@ -6,7 +6,10 @@ from typing import Final, Protocol
 from msgspec import Struct, field
 
 from warden.cluster.agent import Agent
+from warden.cluster.mirror import Mirror
+from warden.cluster.regions import Primary, Regions
 from warden.cluster.seat import HeldSeat
+from warden.cluster.stream import Told
 from warden.core.histogram import Histogram
 from warden.media.protocol import TotalsAre
 from warden.media.quality import Quality
@@ -48,13 +51,29 @@ class VrrpView(Protocol):
     error: str
 
 
+class RegionView(Protocol):
+    """A node's dealings with the other region."""
+
+    regions: Regions
+    mirror: Mirror
+    told: Told
+    database: str
+    database_error: str
+
+    async def answer(self, said: bytes, *, lets_go: bool) -> bytes:
+        """What a node of the other region is told. Raises `MalformedMessage`, `WardenError`."""
+
+    async def promote(self, *, lost: bool) -> Primary:
+        """Make this region the primary one. Raises `WardenError`."""
+
+
 class NodeState(Struct):
     """A running node. `seats` are those that it holds now, by name; `agent` is None where the node is no member of a
     cluster. `roster` is what it knows of the registrations at all seats, `bans` of who is shut out.
     `refresh_directory` makes the node look at the directory at once instead of at its next poll. `operator_digest` is
     the SHA-256 (hex) of a bearer token that it keeps in its data folder for the command line on the same machine; its
     role is `admin`. `node_key` signs the tokens by which whoever has the cluster's secret asks any of its nodes (b""
-    for none); `sealer` seals passwords of trunks with that secret.
+    for none); `sealer` seals passwords of trunks with that secret. `region` is there where there are two.
     """
 
     node: str
@@ -73,6 +92,7 @@ class NodeState(Struct):
     database: DatabaseView | None = None
     agent: Agent | None = None
     vrrp: VrrpView | None = None
+    region: RegionView | None = None
     roster: Roster = field(default_factory=Roster)
     bans: Bans = field(default_factory=Bans)
     overload: Overload = field(default_factory=Overload)
@@ -96,7 +116,10 @@ class NodeState(Struct):
                 reasons.append(self.vrrp.error)
             if self.agent.error and not self.agent.by_consent:
                 reasons.append(f"coordinator: {self.agent.error}")
-            if not self.seats and self.ready:
+            elsewhere = self.agent.rules.elsewhere
+            if elsewhere:
+                reasons.append(elsewhere)
+            elif not self.seats and self.ready:
                 reasons.append("holds no seat")
         return reasons
 
@@ -134,6 +157,8 @@ class NodeState(Struct):
         expired, items of the dialplan that could not be read.
         """
         found = [*([] if self.agent is None else self.agent.warnings), *self.store_warnings]
+        if self.region is not None and self.region.database_error:
+            found.append(f"the region's database is not seen to: {self.region.database_error}")
         for what, limiter in (("calls", self.overload.calls), ("registrations", self.overload.registrations)):
             if limiter.level > TOLD_LEVEL:
                 found.append(f"overloaded: {limiter.level:.0%} of the new {what} are refused")

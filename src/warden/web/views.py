@@ -67,6 +67,8 @@ def report(state: NodeState) -> Report:
         refusals=short(state.refusals()),
         unstored=short(state.unstored()),
         warnings=short(state.warnings()),
+        primary=None if state.region is None else state.region.regions.primary,
+        follows=() if state.region is None else tuple(sorted(state.region.mirror.following)),
     )
 
 

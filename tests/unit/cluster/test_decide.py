@@ -241,3 +241,24 @@ def test_an_address_may_be_where_its_seat_can_be_held_and_is_wanted() -> None:
     assert find_refusal(view("n1", held=held, peers=wanted, rules=FOLLOW), SEAT) == ""
     assert find_refusal(view("n3", peers=wanted, rules=FOLLOW), SEAT) == "it goes to n2"
     assert find_refusal(view("n2", peers=wanted, rules=FOLLOW), SEAT) == ""
+
+
+ELSEWHERE = Rules(elsewhere="region west is the primary one")
+
+
+def test_where_another_region_has_the_seats_none_is_taken_and_those_that_are_here_are_let_go_of() -> None:
+    held = {"s1": Held(3, 200.0, adopted=True)}
+    assert decide(view("n1", rules=ELSEWHERE)) == []
+    assert decide(view("n1", held=held, holder=Holder("n1", 3), rules=ELSEWHERE)) == [Leave("s1", 3)]
+    assert decide(view("n1", held=held, holder=None, rules=ELSEWHERE)) == [Leave("s1", 3)]
+    half = {"s1": Held(3, 200.0, adopted=False)}
+    assert decide(view("n1", held=half, holder=Holder("n1", 3), rules=ELSEWHERE)) == []
+    assert decide(view("n1", now=300.0, held=held, holder=Holder("n1", 3), rules=ELSEWHERE)) == [Stop("s1")]
+
+
+def test_an_address_may_not_come_to_a_region_that_has_no_seats_and_stays_until_the_seat_is_gone() -> None:
+    moves = replace(ELSEWHERE, address_moves=True)
+    assert find_refusal(view("n1", rules=moves), SEAT) == ELSEWHERE.elsewhere
+    held = {"s1": Held(3, 200.0, adopted=True)}
+    assert find_refusal(view("n1", held=held, holder=Holder("n1", 3), rules=moves), SEAT) == ""
+    assert decide(view("n1", rules=moves, arrivals={"s1": 1})) == []

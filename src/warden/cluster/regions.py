@@ -1,0 +1,127 @@
+"""Two regions, each a cluster by itself: which of them has the seats, and what a node tells the nodes of the other one.
+
+One region is the primary. Which one is a value with a term: whoever knows a higher term is right, and a node never goes
+back to a lower one, also not by being started again. So a region that was lost and comes back learns that it has lost
+its seats as soon as it hears one word from outside, and lets go of them without saying anything to a phone.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from warden.core.versions import Codec
+
+SCHEMA: Final = 1
+HEARD_S: Final = 5.0
+"""A node that has said nothing for so long is away, where it says something every second."""
+
+
+class Primary(Struct, frozen=True):
+    """The region that has the seats, since it was given them for the `term`-th time."""
+
+    region: str
+    term: int = 0
+
+    def is_newer(self, other: "Primary") -> bool:
+        """Whether this is what is true now, if somebody believes the other. Of two that were made at the same time, by
+        operators who did not know of each other, the first by name holds everywhere.
+        """
+        return self.term > other.term or (self.term == other.term and self.region < other.region)
+
+
+class Word(Struct, frozen=True):
+    """What a node tells the other region: `holds` are its seats, `holders` who has which seat in its region as far as
+    it knows. `database` is "primary" or "standby" where it has just seen that of its region, else "".
+    """
+
+    node: str
+    region: str
+    primary: Primary
+    holds: tuple[str, ...] = ()
+    holders: Mapping[str, str] = {}
+    database: str = ""
+
+
+class WordRecord(Struct, frozen=True):
+    """A word on the wire."""
+
+    schema: int
+    word: Word
+
+
+WORDS: Final = Codec(WordRecord, SCHEMA)
+"""Words as bytes."""
+
+
+class Heard(Struct, frozen=True):
+    """The last word of a node, and when it came (steady clock)."""
+
+    word: Word
+    at: float
+
+
+class Regions:
+    """What a node knows of the regions. `own` is its region, `heard` the last words of the other region's nodes."""
+
+    def __init__(
+        self,
+        own: str,
+        names: Collection[str],
+        primary: Primary,
+        keep: Callable[[Primary], None],
+        now: Callable[[], float],
+    ) -> None:
+        """`primary` is what was known last; `keep` stores what is learned, before anybody acts on it."""
+        self.own = own
+        self.other = next(name for name in names if name != own)
+        self.primary = primary
+        self.heard: dict[str, Heard] = {}
+        self.on_change: Callable[[], None] = lambda: None
+        self._keep = keep
+        self._now = now
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether the seats are in this region."""
+        return self.primary.region == self.own
+
+    @property
+    def refusal(self) -> str:
+        """Why no seat may be here; "" where they may."""
+        return "" if self.is_primary else f"region {self.primary.region} is the primary one"
+
+    def learn(self, primary: Primary | None) -> bool:
+        """Somebody knows this. True where it is news. Raises what `keep` raises, and nothing has changed then."""
+        if primary is None or not primary.is_newer(self.primary):
+            return False
+        self._keep(primary)
+        self.primary = primary
+        self.on_change()
+        return True
+
+    def hear(self, word: Word) -> None:
+        """A node of the other region has spoken. Raises as `learn`."""
+        self.heard[word.node] = Heard(word, self._now())
+        self.learn(word.primary)
+
+    def present(self) -> dict[str, Word]:
+        """The nodes of the other region that are there, by name."""
+        now = self._now()
+        return {node: heard.word for node, heard in self.heard.items() if now - heard.at < HEARD_S}
+
+    def why_not(self) -> str:
+        """Why this region cannot become the primary one by agreement; "" where it can."""
+        if self.is_primary:
+            return f"region {self.own} is the primary one already"
+        present = self.present()
+        if not present:
+            return (
+                f"no node of region {self.other} answers: if it is lost, and none of its nodes can reach a phone any "
+                "more, say so (--lost)"
+            )
+        holders = {node for word in present.values() for node in word.holders.values() if node}
+        silent = sorted(holders - present.keys())
+        if silent:
+            return f"{', '.join(silent)} of region {self.other} holds a seat and does not answer"
+        return ""

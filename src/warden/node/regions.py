@@ -1,0 +1,274 @@
+"""The other region as this node meets it: by HTTP, every second. What follows from it `cluster.regions` knows."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import httpx
+import msgspec
+import structlog
+
+from warden.cluster.agent import Agent
+from warden.cluster.decide import Seat
+from warden.cluster.members import Record
+from warden.cluster.mirror import Mirror
+from warden.cluster.regions import SCHEMA, WORDS, Primary, Regions, Word, WordRecord
+from warden.cluster.stream import Frame, Frames, Told
+from warden.config.tree import Config
+from warden.core.errors import MalformedMessage, Unavailable, WardenError
+from warden.core.versions import Unreadable
+from warden.node.build import keep_private
+from warden.node.patroni import PatroniOf
+from warden.web.auth import make_node_token
+from warden.web.regions import REGION_URL, STREAM_URL, WAIT
+
+FILE: Final = "region"
+POLL_S: Final = 1.0
+ANSWER_S: Final = 2.0
+LETS_GO_S: Final = 10.0
+"""How long a promotion waits for the nodes of the other region to let go of their seats."""
+FOLLOWED_S: Final = 5.0
+"""How long it then waits for the last of their records."""
+SILENCE_S: Final = 3.0
+"""A stream that says nothing for so long, where it says something every half second, is broken."""
+DATABASE_S: Final = 3.0
+"""How often it is seen to that the database leads, or follows."""
+
+_log = structlog.get_logger()
+
+
+class PrimaryFile:
+    """What this node knew last of which region is the primary one, in its data folder."""
+
+    def __init__(self, folder: Path, first: str) -> None:
+        self._path = folder / FILE
+        self._first = first
+
+    def read(self) -> Primary:
+        """What was kept; the first region where nothing was. Raises `WardenError` for a file that cannot be read."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Primary)
+        except FileNotFoundError:
+            return Primary(self._first)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise WardenError(f"{self._path}: cannot be read, remove it: {error}") from error
+
+    def keep(self, primary: Primary) -> None:
+        """Raises `WardenError`."""
+        keep_private(self._path, msgspec.json.encode(primary))
+
+
+class RegionLink:
+    """A node's dealings with the other region. It is `RegionView` for the HTTP side, and `Source` and `Turns` for the
+    mirror of the other region's seats.
+    """
+
+    def __init__(
+        self, config: Config, seats: tuple[Seat, ...], told: Told, key: bytes, now: Callable[[], float]
+    ) -> None:
+        """`told` is the store of this region, `key` signs what nodes ask each other. Raises `WardenError`."""
+        cluster = config.high_availability
+        own = cluster.region or ""
+        names = [region.name for region in cluster.regions]
+        kept = PrimaryFile(config.data_dir, names[0])
+        self.regions = Regions(own, names, kept.read(), kept.keep, now)
+        self.told = told
+        self.mirror = Mirror(seats, told, self, self, now, self._tell_region)
+        self.database = ""
+        """What the database of this region was seen to be, by this node."""
+        self.database_error = ""
+        other = next(region for region in cluster.regions if region.name != own)
+        self._node = cluster.node_id
+        self._places = [f"http://{node.host}:{node.port}" for node in other.nodes]
+        self._databases = other.databases
+        self._patroni = PatroniOf(config.database)
+        self._key = key
+        self._promoting = asyncio.Lock()
+        self._looked = asyncio.Event()
+        self._where: dict[str, str] = {}
+        self._http = httpx.AsyncClient(trust_env=False, timeout=ANSWER_S)
+        self._agent: Agent | None = None
+
+    @property
+    def agent(self) -> Agent:
+        """The node's."""
+        assert self._agent is not None, "it is there before anything is asked"
+        return self._agent
+
+    def use(self, agent: Agent) -> None:
+        """The agent is there: it holds seats only where they are."""
+        self._agent = agent
+        self.regions.on_change = self._follow_primary
+        agent.keep_away(self.regions.refusal)
+
+    def look(self, peers: Mapping[str, Record]) -> None:
+        """The members of this region were looked at: what they know, this node knows. Raises `WardenError`."""
+        for record in peers.values():
+            self.regions.learn(record.primary)
+        self._looked.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.mirror.run(), name="mirror")
+            if self._patroni.is_known:
+                tasks.create_task(self._keep_database(), name="region database")
+            while True:
+                await self.ask_all()
+                await asyncio.sleep(POLL_S)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def ask_all(self) -> None:
+        """Tell every node of the other region how it is here, and hear how it is there."""
+        await asyncio.gather(*(self._ask(place, self.word()) for place in self._places))
+
+    def word(self, primary: Primary | None = None) -> Word:
+        """What this node has to tell."""
+        agent = self._agent
+        holders = {} if agent is None else {seat: holder.node for seat, holder in agent.holders.items()}
+        holds = () if agent is None else agent.held
+        return Word(self._node, self.regions.own, primary or self.regions.primary, holds, holders, self.database)
+
+    async def answer(self, said: bytes, *, lets_go: bool) -> bytes:
+        """What a node of the other region is told that says this; where it `lets_go`, only when no seat is here any
+        more. Raises `MalformedMessage`, `WardenError`.
+        """
+        try:
+            word = WORDS.decode(said)[0].word
+        except Unreadable as error:
+            raise MalformedMessage(str(error), 400) from error
+        if word.region != self.regions.other:
+            raise MalformedMessage(f"a node of region {word.region}, here is {self.regions.own}", 400)
+        self.regions.hear(word)
+        if lets_go and self._agent is not None and not self.regions.is_primary:
+            await self._agent.without_seats()
+        return WORDS.encode(WordRecord(SCHEMA, self.word()))
+
+    async def promote(self, *, lost: bool) -> Primary:
+        """Make this region the primary one. The other one lets go of its seats first; where it is `lost`, as whoever
+        asks vouches for, it need not answer. Raises `WardenError` with the reason where it cannot be.
+        """
+        async with self._promoting:
+            why = self.regions.why_not()
+            if why and (self.regions.is_primary or not lost):
+                raise WardenError(why)
+            primary = Primary(self.regions.own, self.regions.primary.term + 1)
+            word = self.word(primary)
+            _log.info(f"region {primary.region} becomes the primary one, term {primary.term}", lost=lost)
+            present = [place for place in self._places if self._where.get(place) in self.regions.present()]
+            await asyncio.gather(*(self._ask(place, word, lets_go=True) for place in present))
+            if present:
+                await self._everything_is_here()
+            # Somebody may have done the same meanwhile.
+            self.regions.learn(primary)
+            if not self.regions.is_primary:
+                raise WardenError(f"region {self.regions.primary.region} has become the primary one meanwhile")
+            return primary
+
+    async def _everything_is_here(self) -> None:
+        """The nodes of this region follow nothing any more: what the other one said last is in the store."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FOLLOWED_S):
+                while self.mirror.following or any(
+                    record.follows for node, record in self.agent.peers.items() if node != self._node
+                ):
+                    self._looked.clear()
+                    await self._looked.wait()
+
+    async def _ask(self, place: str, word: Word, *, lets_go: bool = False) -> None:
+        headers = {"Authorization": f"Bearer {make_node_token(self._key, time.time())}"}
+        content = WORDS.encode(WordRecord(SCHEMA, word))
+        url = f"{place}{REGION_URL}{WAIT if lets_go else ''}"
+        try:
+            response = await self._http.post(
+                url, content=content, headers=headers, timeout=LETS_GO_S if lets_go else ANSWER_S
+            )
+            if response.status_code != httpx.codes.OK:
+                return
+            answered = WORDS.decode(response.content)[0].word
+        except (httpx.HTTPError, Unreadable):
+            return
+        if answered.region == self.regions.other:
+            self._where[place] = answered.node
+            self.regions.hear(answered)
+
+    def _tell_region(self) -> None:
+        """Who promotes waits until the region's nodes follow nothing any more."""
+        self.agent.look_again()
+
+    def _follow_primary(self) -> None:
+        primary = self.regions.primary
+        _log.info(f"region {primary.region} is the primary one, term {primary.term}")
+        self.agent.keep_away(self.regions.refusal)
+
+    # The database
+
+    async def _keep_database(self) -> None:
+        while True:
+            try:
+                await self._see_to_database()
+                self.database_error = ""
+            except Unavailable as error:
+                if not self.database_error:
+                    _log.warning("the region's database is not seen to", why=str(error))
+                self.database_error = str(error)
+            await asyncio.sleep(DATABASE_S)
+
+    async def _see_to_database(self) -> None:
+        """One node of the region does: the first that lives. It makes no database a follower, which loses what the
+        other one does not have, unless that other region itself says that it is the primary one; and none a leader
+        while the other region's still leads.
+        """
+        regions, agent = self.regions, self.agent
+        if agent.error or min(agent.peers, default=self._node) != self._node:
+            self.database = ""
+            return
+        self.database = await self._patroni.role()
+        there = regions.present().values()
+        if regions.is_primary:
+            may_lead = regions.primary.term and not any(word.database == "primary" for word in there)
+            if may_lead and await self._patroni.lead():
+                _log.info("the database of this region is to lead")
+        elif self._databases and any(word.primary == regions.primary for word in there):
+            if not await self._patroni.follow(self._databases):
+                return
+            _log.info("the database of this region is to follow the other region's")
+
+    # As `Turns` and `Source` of the mirror
+
+    def epoch(self, seat: str) -> int | None:
+        """As `Turns.epoch`."""
+        return self.agent.epoch_of(seat)
+
+    def is_ours(self, seat: Seat) -> bool:
+        """As `Turns.is_ours`."""
+        if self.regions.is_primary or self._agent is None or self._agent.error:
+            return False
+        peers = self._agent.peers
+        return self._node == next((n for n in seat.successors if n in peers and not peers[n].draining), "")
+
+    async def frames(self, seat: str) -> AsyncIterator[Frame]:
+        """As `Source.frames`."""
+        present = self.regions.present()
+        place = next((p for p, node in self._where.items() if node in present and seat in present[node].holds), None)
+        if place is None:
+            raise Unavailable(f"no node of region {self.regions.other} has it")
+        headers = {"Authorization": f"Bearer {make_node_token(self._key, time.time())}"}
+        reader = Frames()
+        try:
+            async with self._http.stream(
+                "GET", f"{place}{STREAM_URL.format(seat=seat)}", headers=headers, timeout=SILENCE_S
+            ) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise Unavailable(f"{place}: answered with {response.status_code}")
+                async for data in response.aiter_raw():
+                    for frame in reader.feed(data):
+                        yield frame
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            raise Unavailable(f"{place}: {str(error) or type(error).__name__}") from error

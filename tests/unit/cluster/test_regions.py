@@ -1,0 +1,83 @@
+"""Which region is the primary one: what is learned, kept, and refused."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from warden.cluster.regions import HEARD_S, SCHEMA, WORDS, Primary, Regions, Word, WordRecord
+from warden.core.errors import WardenError
+
+
+class Knowing:
+    """A node of west, with a clock of its own."""
+
+    def __init__(self, primary: Primary | None = None) -> None:
+        self.now = 100.0
+        self.kept: list[Primary] = []
+        self.changes = 0
+        self.regions = Regions("west", ("east", "west"), primary or Primary("east"), self.kept.append, lambda: self.now)
+        self.regions.on_change = self._changed
+
+    def _changed(self) -> None:
+        assert self.kept, "it is kept before anybody acts on it"
+        self.changes += 1
+
+    def hear(
+        self, node: str, primary: Primary, holders: Mapping[str, str] | None = None, holds: tuple[str, ...] = ()
+    ) -> None:
+        self.regions.hear(Word(node, "east", primary, holds, holders or {}))
+
+
+def test_a_higher_term_is_learned_once_and_kept_and_a_lower_one_never() -> None:
+    node = Knowing()
+    assert node.regions.learn(Primary("west", 3))
+    assert not node.regions.learn(Primary("west", 3))
+    assert not node.regions.learn(Primary("east", 2))
+    assert not node.regions.learn(None)
+    assert node.regions.is_primary
+    assert (node.kept, node.changes) == ([Primary("west", 3)], 1)
+
+
+def test_of_two_promotions_of_one_term_the_same_holds_at_both_sides() -> None:
+    one, other = Primary("east", 4), Primary("west", 4)
+    first, second = Knowing(one), Knowing(other)
+    first.regions.learn(other)
+    second.regions.learn(one)
+    assert first.regions.primary == second.regions.primary == one
+
+
+def test_what_cannot_be_kept_is_not_believed() -> None:
+    node = Knowing()
+
+    def fail(_: Primary) -> None:
+        raise WardenError("disk is full")
+
+    node.regions._keep = fail
+    with pytest.raises(WardenError, match="disk is full"):
+        node.regions.learn(Primary("west", 1))
+    assert node.regions.primary == Primary("east")
+
+
+def test_why_no_seat_may_be_in_the_standby_region() -> None:
+    node = Knowing()
+    assert node.regions.refusal == "region east is the primary one"
+    node.regions.learn(Primary("west", 1))
+    assert node.regions.refusal == ""
+
+
+def test_a_promotion_needs_the_word_of_every_node_that_holds_a_seat() -> None:
+    node = Knowing()
+    assert "no node of region east answers" in node.regions.why_not()
+    node.hear("east1", Primary("east"), {"main": "east2"})
+    assert node.regions.why_not() == "east2 of region east holds a seat and does not answer"
+    node.hear("east2", Primary("east"), {"main": "east2"}, holds=("main",))
+    assert node.regions.why_not() == ""
+    node.now += HEARD_S
+    assert "no node of region east answers" in node.regions.why_not()
+    node.regions.learn(Primary("west", 1))
+    assert node.regions.why_not() == "region west is the primary one already"
+
+
+def test_a_word_outlives_the_wire() -> None:
+    word = Word("east1", "east", Primary("east", 2), ("main",), {"main": "east1"}, "primary")
+    assert WORDS.decode(WORDS.encode(WordRecord(SCHEMA, word)))[0].word == word
