@@ -1,4 +1,4 @@
-"""`warden dr`: two regions; which one has the seats, how well the other follows, and the change from one to the other."""
+"""`warden dr`: two regions; which one has the seats, how well the other follows, and how that is changed."""
 
 import sys
 from typing import Annotated, Final

@@ -91,6 +91,26 @@ def _keepalived(state: NodeState) -> Samples:
     return [] if state.vrrp is None else [((), not state.vrrp.error)]
 
 
+def _is_primary(state: NodeState) -> Samples:
+    return [] if state.region is None else [((state.region.regions.own,), state.region.regions.is_primary)]
+
+
+def _term(state: NodeState) -> Samples:
+    return [] if state.region is None else [((), state.region.regions.primary.term)]
+
+
+def _present(state: NodeState) -> Samples:
+    return [] if state.region is None else [((state.region.regions.other,), len(state.region.regions.present()))]
+
+
+def _copy_age(state: NodeState) -> Samples:
+    """Of the seats of which this node keeps the copy; one that was never heard of is as old as the node."""
+    if state.region is None:
+        return []
+    up_s = state.now() - state.started_at_utc
+    return [((seat,), min(age_s, up_s)) for seat, age_s in state.region.mirror.age_s().items()]
+
+
 def _certificates(state: NodeState) -> Samples:
     """All seats show the same files; one that was adopted before they were read again may still have the old ones."""
     ends: dict[str, float] = {}
@@ -213,6 +233,15 @@ ROWS: Final[tuple[Row | SeatRow, ...]] = (
     ),
     Row("pbx_cluster_members", "Members that this node sees alive.", _one(lambda s: len(views.member_names(s)))),
     Row("pbx_keepalived_up", "1 while keepalived is heard, where it moves the addresses.", _keepalived),
+    Row("pbx_region_primary", "1 where the region of this node has the seats.", _is_primary, ("region",)),
+    Row("pbx_region_term", "How often the primary region has changed.", _term),
+    Row("pbx_region_nodes", "Nodes of the other region that this one hears.", _present, ("region",)),
+    Row(
+        "pbx_region_copy_age_seconds",
+        "How old the copy of a seat of the other region is at most that this node keeps.",
+        _copy_age,
+        ("seat",),
+    ),
     Row("pbx_coordinator_up", "1 while the coordinator answers, if there is one.", _one(views.sees_coordinator)),
     Row(
         "pbx_failovers_total",

@@ -14,7 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from warden.cluster.agent import Agent
 from warden.cluster.decide import Seat
 from warden.cluster.members import Record
+from warden.cluster.mirror import Mirror
+from warden.cluster.regions import Primary, Regions, Word
 from warden.cluster.seat import Door, HeldSeat
+from warden.cluster.stream import Frame, Told
 from warden.core.address import Transport
 from warden.media.client import MediaClient
 from warden.media.protocol import SideStats, TotalsAre
@@ -183,6 +186,10 @@ def test_media_figures_are_missing_and_not_nought_before_they_are_known(office: 
         "pbx_certificate_expires_timestamp_seconds",  # There is none.
         "pbx_database_connections_max",
         "pbx_keepalived_up",  # It does not move the addresses.
+        "pbx_region_copy_age_seconds",  # There is one region.
+        "pbx_region_nodes",
+        "pbx_region_primary",
+        "pbx_region_term",
         "pbx_trunk_channels",  # There is no trunk.
         "pbx_trunk_error",
         "pbx_trunk_registered",
@@ -372,6 +379,55 @@ async def test_it_is_told_whether_keepalived_is_heard_where_it_moves_the_address
         yield
 
     assert [samples(said, "pbx_keepalived_up") for said in scrapes(office, changes())] == [{(): 1}, {(): 0}]
+
+
+class TwoRegions:
+    """What a node of west knows of the other region."""
+
+    database = database_error = ""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+        self.regions = Regions("west", ("east", "west"), Primary("east", 2), lambda _: None, lambda: self.now)
+        self.told = Told(MemoryStore())
+        self.mirror = Mirror((Seat("main", "192.0.2.1", ("w",)),), self.told, self, self, lambda: self.now)
+
+    async def answer(self, said: bytes, *, lets_go: bool) -> bytes:
+        raise NotImplementedError
+
+    async def promote(self, *, lost: bool) -> Primary:
+        raise NotImplementedError
+
+    def epoch(self, seat: str) -> int | None:
+        raise NotImplementedError
+
+    def frames(self, seat: str) -> AsyncIterator[Frame]:
+        raise NotImplementedError
+
+    def is_ours(self, seat: Seat) -> bool:
+        return seat.name == "main" and not self.regions.is_primary
+
+
+async def test_what_a_standby_region_knows_of_the_other_one_is_told(office: Office) -> None:
+    office.state.region = two = TwoRegions()
+    office.state.started_at_utc -= 3600
+
+    def changes() -> Iterable[None]:
+        two.regions.hear(Word("east1", "east", Primary("east", 2)))
+        two.mirror.heard_at["main"] = 48.5
+        yield
+        two.now = 60.0
+        two.regions.learn(Primary("west", 3))
+        yield
+
+    first, then = scrapes(office, changes())
+    for name, values in {
+        "pbx_region_primary": ({("west",): 0}, {("west",): 1}),
+        "pbx_region_term": ({(): 2}, {(): 3}),
+        "pbx_region_nodes": ({("east",): 1}, {("east",): 0}),
+        "pbx_region_copy_age_seconds": ({("main",): 1.5}, {}),
+    }.items():
+        assert (samples(first, name), samples(then, name)) == values, name
 
 
 async def test_when_certificates_end_is_told_of_the_one_that_ends_first(office: Office) -> None:
