@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from warden.core.errors import WardenError
 from warden.core.versions import Codec
 
 SCHEMA: Final = 1
@@ -77,6 +78,7 @@ class Regions:
         self.other = next(name for name in names if name != own)
         self.primary = primary
         self.heard: dict[str, Heard] = {}
+        self.keep_error = ""
         self.on_change: Callable[[], None] = lambda: None
         self._keep = keep
         self._now = now
@@ -92,16 +94,31 @@ class Regions:
         return "" if self.is_primary else f"region {self.primary.region} is the primary one"
 
     def learn(self, primary: Primary | None) -> bool:
-        """Somebody knows this. True where it is news. Raises what `keep` raises, and nothing has changed then."""
+        """Somebody knows this. True where it is news. What cannot be kept holds all the same, for as long as this
+        process lives; `keep_error` says so.
+        """
         if primary is None or not primary.is_newer(self.primary):
             return False
-        self._keep(primary)
-        self.primary = primary
-        self.on_change()
+        try:
+            self._keep(primary)
+            self.keep_error = ""
+        except WardenError as error:
+            self.keep_error = str(error)
+        self._become(primary)
         return True
 
+    def decide(self, primary: Primary) -> None:
+        """An operator says so: nothing else than `learn`, except that it must be kept. Raises `WardenError`."""
+        if primary.is_newer(self.primary):
+            self._keep(primary)
+            self._become(primary)
+
+    def _become(self, primary: Primary) -> None:
+        self.primary = primary
+        self.on_change()
+
     def hear(self, word: Word) -> None:
-        """A node of the other region has spoken. Raises as `learn`."""
+        """A node of the other region has spoken."""
         self.heard[word.node] = Heard(word, self._now())
         self.learn(word.primary)
 

@@ -105,7 +105,7 @@ class RegionLink:
         agent.keep_away(self.regions.refusal)
 
     def look(self, peers: Mapping[str, Record]) -> None:
-        """The members of this region were looked at: what they know, this node knows. Raises `WardenError`."""
+        """The members of this region were looked at: what they know, this node knows."""
         for record in peers.values():
             self.regions.learn(record.primary)
         self._looked.set()
@@ -137,7 +137,7 @@ class RegionLink:
 
     async def answer(self, said: bytes, *, lets_go: bool) -> bytes:
         """What a node of the other region is told that says this; where it `lets_go`, only when no seat is here any
-        more. Raises `MalformedMessage`, `WardenError`.
+        more. Raises `MalformedMessage`.
         """
         try:
             word = WORDS.decode(said)[0].word
@@ -166,7 +166,7 @@ class RegionLink:
             if present:
                 await self._everything_is_here()
             # Somebody may have done the same meanwhile.
-            self.regions.learn(primary)
+            self.regions.decide(primary)
             if not self.regions.is_primary:
                 raise WardenError(f"region {self.regions.primary.region} has become the primary one meanwhile")
             return primary

@@ -31,8 +31,6 @@ def add_between_regions(app: FastAPI, state: NodeState) -> None:
             said = await link.answer(await request.body(), lets_go="lets_go" in request.query_params)
         except MalformedMessage as error:
             raise HTTPException(400, str(error)) from error
-        except WardenError as error:
-            raise HTTPException(503, str(error)) from error
         return Response(said)
 
     async def stream(request: Request) -> Response:

@@ -61,7 +61,7 @@ class RegionView(Protocol):
     database_error: str
 
     async def answer(self, said: bytes, *, lets_go: bool) -> bytes:
-        """What a node of the other region is told. Raises `MalformedMessage`, `WardenError`."""
+        """What a node of the other region is told. Raises `MalformedMessage`."""
 
     async def promote(self, *, lost: bool) -> Primary:
         """Make this region the primary one. Raises `WardenError`."""
@@ -157,8 +157,11 @@ class NodeState(Struct):
         expired, items of the dialplan that could not be read.
         """
         found = [*([] if self.agent is None else self.agent.warnings), *self.store_warnings]
-        if self.region is not None and self.region.database_error:
-            found.append(f"the region's database is not seen to: {self.region.database_error}")
+        if self.region is not None:
+            if self.region.database_error:
+                found.append(f"the region's database is not seen to: {self.region.database_error}")
+            if self.region.regions.keep_error:
+                found.append(f"which region is the primary one is not kept: {self.region.regions.keep_error}")
         for what, limiter in (("calls", self.overload.calls), ("registrations", self.overload.registrations)):
             if limiter.level > TOLD_LEVEL:
                 found.append(f"overloaded: {limiter.level:.0%} of the new {what} are refused")

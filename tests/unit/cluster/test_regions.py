@@ -46,16 +46,23 @@ def test_of_two_promotions_of_one_term_the_same_holds_at_both_sides() -> None:
     assert first.regions.primary == second.regions.primary == one
 
 
-def test_what_cannot_be_kept_is_not_believed() -> None:
+def test_what_is_heard_and_cannot_be_kept_holds_all_the_same_and_what_is_decided_must_be_kept() -> None:
     node = Knowing()
+    node.kept.append(Primary("east"))
 
     def fail(_: Primary) -> None:
         raise WardenError("disk is full")
 
     node.regions._keep = fail
     with pytest.raises(WardenError, match="disk is full"):
-        node.regions.learn(Primary("west", 1))
+        node.regions.decide(Primary("west", 1))
     assert node.regions.primary == Primary("east")
+    assert node.regions.learn(Primary("west", 1))
+    assert node.regions.is_primary
+    assert node.regions.keep_error == "disk is full"
+    node.regions._keep = node.kept.append
+    assert node.regions.learn(Primary("east", 2))
+    assert node.regions.keep_error == ""
 
 
 def test_why_no_seat_may_be_in_the_standby_region() -> None:
