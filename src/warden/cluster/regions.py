@@ -127,11 +127,12 @@ class Regions:
         now = self._now()
         return {node: heard.word for node, heard in self.heard.items() if now - heard.at < HEARD_S}
 
-    def why_not(self) -> str:
-        """Why this region cannot become the primary one by agreement; "" where it can."""
+    def why_not(self, present: Mapping[str, Word]) -> str:
+        """Why this region cannot become the primary one by agreement with the nodes of the other one that are there;
+        "" where it can.
+        """
         if self.is_primary:
             return f"region {self.own} is the primary one already"
-        present = self.present()
         if not present:
             return (
                 f"no node of region {self.other} answers: if it is lost, and none of its nodes can reach a phone any "

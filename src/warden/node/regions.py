@@ -102,7 +102,7 @@ class RegionLink:
         """The agent is there: it holds seats only where they are."""
         self._agent = agent
         self.regions.on_change = self._follow_primary
-        agent.keep_away(self.regions.refusal)
+        self._follow_primary()
 
     def look(self, peers: Mapping[str, Record]) -> None:
         """The members of this region were looked at: what they know, this node knows."""
@@ -124,9 +124,10 @@ class RegionLink:
         """Close the connections."""
         await self._http.aclose()
 
-    async def ask_all(self) -> None:
-        """Tell every node of the other region how it is here, and hear how it is there."""
-        await asyncio.gather(*(self._ask(place, self.word()) for place in self._places))
+    async def ask_all(self) -> dict[str, Word]:
+        """Tell every node of the other region how it is here, and hear how it is there: who answers, by place."""
+        words = await asyncio.gather(*(self._ask(place, self.word()) for place in self._places))
+        return {place: word for place, word in zip(self._places, words, strict=True) if word is not None}
 
     def word(self, primary: Primary | None = None) -> Word:
         """What this node has to tell."""
@@ -155,15 +156,16 @@ class RegionLink:
         asks vouches for, it need not answer. Raises `WardenError` with the reason where it cannot be.
         """
         async with self._promoting:
-            why = self.regions.why_not()
+            # What they said a second ago is no proof that they are there.
+            answered = await self.ask_all()
+            why = self.regions.why_not({word.node: word for word in answered.values()})
             if why and (self.regions.is_primary or not lost):
                 raise WardenError(why)
             primary = Primary(self.regions.own, self.regions.primary.term + 1)
             word = self.word(primary)
             _log.info(f"region {primary.region} becomes the primary one, term {primary.term}", lost=lost)
-            present = [place for place in self._places if self._where.get(place) in self.regions.present()]
-            await asyncio.gather(*(self._ask(place, word, lets_go=True) for place in present))
-            if present:
+            await asyncio.gather(*(self._ask(place, word, lets_go=True) for place in answered))
+            if answered:
                 await self._everything_is_here()
             # Somebody may have done the same meanwhile.
             self.regions.decide(primary)
@@ -181,7 +183,7 @@ class RegionLink:
                     self._looked.clear()
                     await self._looked.wait()
 
-    async def _ask(self, place: str, word: Word, *, lets_go: bool = False) -> None:
+    async def _ask(self, place: str, word: Word, *, lets_go: bool = False) -> Word | None:
         headers = {"Authorization": f"Bearer {make_node_token(self._key, time.time())}"}
         content = WORDS.encode(WordRecord(SCHEMA, word))
         url = f"{place}{REGION_URL}{WAIT if lets_go else ''}"
@@ -190,13 +192,15 @@ class RegionLink:
                 url, content=content, headers=headers, timeout=LETS_GO_S if lets_go else ANSWER_S
             )
             if response.status_code != httpx.codes.OK:
-                return
+                return None
             answered = WORDS.decode(response.content)[0].word
         except (httpx.HTTPError, Unreadable):
-            return
-        if answered.region == self.regions.other:
-            self._where[place] = answered.node
-            self.regions.hear(answered)
+            return None
+        if answered.region != self.regions.other:
+            return None
+        self._where[place] = answered.node
+        self.regions.hear(answered)
+        return answered
 
     def _tell_region(self) -> None:
         """Who promotes waits until the region's nodes follow nothing any more."""

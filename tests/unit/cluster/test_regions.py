@@ -74,15 +74,15 @@ def test_why_no_seat_may_be_in_the_standby_region() -> None:
 
 def test_a_promotion_needs_the_word_of_every_node_that_holds_a_seat() -> None:
     node = Knowing()
-    assert "no node of region east answers" in node.regions.why_not()
+    assert "no node of region east answers" in node.regions.why_not(node.regions.present())
     node.hear("east1", Primary("east"), {"main": "east2"})
-    assert node.regions.why_not() == "east2 of region east holds a seat and does not answer"
+    assert node.regions.why_not(node.regions.present()) == "east2 of region east holds a seat and does not answer"
     node.hear("east2", Primary("east"), {"main": "east2"}, holds=("main",))
-    assert node.regions.why_not() == ""
+    assert node.regions.why_not(node.regions.present()) == ""
     node.now += HEARD_S
-    assert "no node of region east answers" in node.regions.why_not()
+    assert "no node of region east answers" in node.regions.why_not(node.regions.present())
     node.regions.learn(Primary("west", 1))
-    assert node.regions.why_not() == "region west is the primary one already"
+    assert node.regions.why_not(node.regions.present()) == "region west is the primary one already"
 
 
 def test_a_word_outlives_the_wire() -> None:
