@@ -107,6 +107,26 @@ class ConnectRetry(Section):
     """Double the delay after each attempt, up to a minute, so that a returning database is not run over."""
 
 
+class PatroniNode(Section):
+    """Patroni of one database."""
+
+    host: Host
+    """Host name or address."""
+    port: Port = 8008
+    """Its port for HTTP."""
+
+
+class Patroni(Section):
+    """Patroni of this region's databases: told which region's database takes changes (`warden dr`)."""
+
+    nodes: Annotated[tuple[PatroniNode, ...], Field(max_length=9)] = ()
+    """Those of this region: a list of `host` and `port`."""
+    user: Text | None = None
+    """User of its HTTP interface."""
+    password: SecretText | None = None
+    """Its password; take it from the environment: `${PATRONI_PASSWORD}`. Never printed."""
+
+
 class Database(Section):
     """The durable truth: extensions, CDRs, users. Without `host`, SQLite files in `data_dir`."""
 
@@ -132,6 +152,7 @@ class Database(Section):
     pool_recycle: Annotated[int, Field(ge=10, le=604800)] = 3600
     """Replace a connection after this many seconds; firewalls forget idle ones."""
     connect_retry: ConnectRetry = ConnectRetry()
+    patroni: Patroni = Patroni()
 
 
 class ClientTls(Section):
@@ -260,6 +281,26 @@ class Keepalived(Section):
     """Keepalived's `vrrp_notify_fifo`. Warden makes it where it is not there yet, so that its user may read it. Beside it lies SEAT.claim for each seat, which keepalived is to track."""  # noqa: E501
 
 
+class RegionNode(Section):
+    """Warden on one host of a region."""
+
+    host: Host
+    """Host name or address."""
+    port: Port = 9000
+    """Port of its HTTP server."""
+
+
+class Region(Section):
+    """A site with a cluster of its own."""
+
+    name: Name
+    """Its name."""
+    nodes: Annotated[tuple[RegionNode, ...], Field(max_length=64)] = ()
+    """Where its nodes are: a list of `host` and `port`."""
+    databases: Annotated[tuple[Host, ...], Field(max_length=9)] = ()
+    """The hosts of its database."""
+
+
 class HighAvailability(Section):
     """The cluster."""
 
@@ -308,6 +349,10 @@ class HighAvailability(Section):
     state_sync: StateSync = StateSync()
     call_preservation: CallPreservation = CallPreservation()
     registration_sync: RegistrationSync = RegistrationSync()
+    region: Name | None = None
+    """The region of this node. Not set: there is one place only."""
+    regions: Annotated[tuple[Region, ...], Field(max_length=16)] = ()
+    """Both regions, the same on all nodes: a list of `name`, `nodes` and `databases`."""
 
 
 class Certificate(Section):
