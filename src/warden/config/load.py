@@ -318,10 +318,10 @@ def _typed(value: dict[str, Any], composer: _Composer, of: type[Tree]) -> tuple[
             details = error.errors(include_url=False)
         if details[0]["type"] == "contradiction":
             for found in details[0]["ctx"]["found"]:
-                keys: list[Key] = [tuple(key.split(".")) for key in found.keys]
+                keys = [_key(key) for key in found.keys]
                 if not any(key[: len(bad)] == bad for key in keys for bad in wrong):
                     line = next((composer.lines[key] for key in keys if key in composer.lines), 1)
-                    problems.append((line, f"{found.keys[0]}: {found.what}"))
+                    problems.append((line, f"{spelled(keys[0])}: {found.what}"))
             return of.model_construct(), problems
         for detail in details:
             key = detail["loc"]
@@ -330,6 +330,11 @@ def _typed(value: dict[str, Any], composer: _Composer, of: type[Tree]) -> tuple[
             key = _blamed(key[:-1] if detail["type"] == "missing" else key)
             wrong.add(key)
             _take_out(value, key)
+
+
+def _key(text: str) -> Key:
+    """The path that a contradiction names: `regions.0.hosts` is that of the first region."""
+    return tuple(int(part) if part.isdigit() else part for part in text.split("."))
 
 
 def _blamed(key: Key) -> Key:

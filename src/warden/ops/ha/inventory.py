@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from warden.config.contradictions import Contradiction
 from warden.config.tree import AdvertiseAddress, Name, Network, Port, Section, Text
 
-Option = Literal["active-passive", "active-active"]
+Option = Literal["active-passive", "active-active", "geo"]
 Role = Literal["pbx", "balancer", "database", "redis", "etcd", "witness", "monitor"]
 
 ALL_IN_ONE: Final[tuple[Role, ...]] = ("pbx", "balancer", "database", "redis", "etcd")
@@ -24,6 +24,10 @@ SUCCESSORS_MAX: Final = 8
 """VRRP's priorities end at 255, and two that are close begin at once."""
 MASTERS_MIN: Final = 3
 """A Redis Cluster of fewer masters is refused by Redis itself."""
+REGIONS: Final = 2
+"""The one that carries the calls, and the one that would: Patroni and Warden stream from one to one other."""
+OF_A_REGION: Final = ("network", "cluster_network", "hosts", "seats", "balancer")
+"""The keys that each region has of its own, and that stand at the top where there are none."""
 
 
 def _domain(text: str) -> str:
@@ -31,6 +35,13 @@ def _domain(text: str) -> str:
     if len(text) > 200 or not all(label.replace("-", "a").isalnum() and label.isascii() for label in labels):
         raise ValueError("must be a domain name, for example example.com")
     return text.rstrip(".").lower()
+
+
+def _region_name(text: str) -> str:
+    # It is a label in DNS, the name of a replication slot, and a value of metrics.
+    if not (text.isascii() and text.isalnum() and text.lower() == text and len(text) <= 30 and text[0].isalpha()):
+        raise ValueError("must be 1 to 30 lower-case letters and digits, a letter first, for example east")
+    return text
 
 
 def _absolute(text: str) -> str:
@@ -47,6 +58,7 @@ def _ipv4_network(text: str) -> str:
 
 
 Domain = Annotated[str, AfterValidator(_domain)]
+RegionName = Annotated[str, AfterValidator(_region_name)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 Interface = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$")]
 
@@ -98,6 +110,22 @@ class Balancer(Section):
     """PEM file on the balancers: certificate, intermediate ones and key."""
 
 
+class Region(Section):
+    """A site of `option: geo`: a cluster by itself, which takes all seats when the other site is gone."""
+
+    name: RegionName
+    """Its name: in DNS, metrics, and what `warden dr` is told."""
+    network: Wire = Wire()
+    """As at the top."""
+    cluster_network: Wire | None = None
+    """As at the top. Both regions have one, or neither."""
+    hosts: Annotated[tuple[Host, ...], Field(min_length=1, max_length=64)] = ()
+    """Its machines."""
+    seats: Annotated[tuple[Seat, ...], Field(min_length=1, max_length=64)] = ()
+    """The same names in both regions, and here their addresses and successors in this one."""
+    balancer: Balancer = Balancer()
+
+
 class Timings(Section):
     """How soon what is noticed. The defaults are measured; smaller is sooner and errs more often."""
 
@@ -131,7 +159,7 @@ class Cluster(Section):
 
     option: Option = "active-active"
     """`active-passive`: one address for all phones, on one of two hosts. `active-active`: an address for each host,
-    each with the others as successors."""
+    each with the others as successors. `geo`: two regions, each of which is one of these."""
     cluster_name: Name = "pbx-cluster"
     """Name of the cluster, in metrics and in the names of what it keeps in Redis and etcd."""
     domain: Domain = "example.com"
@@ -151,6 +179,11 @@ class Cluster(Section):
     seats: Annotated[tuple[Seat, ...], Field(min_length=1, max_length=64)] = ()
     """The addresses that move."""
     balancer: Balancer = Balancer()
+    regions: Annotated[tuple[Region, ...], Field(max_length=16)] = ()
+    """With `geo`: the two sites, each with its own hosts, seats and networks. The first is primary when the cluster is
+    made."""
+    automatic: bool = False
+    """With `geo`: the other region becomes primary by itself. Refused without a third site that has a vote."""
     timings: Timings = Timings()
     paths: Paths = Paths()
     virtual_router_id: Annotated[int, Field(ge=1, le=190)] = 51
@@ -175,8 +208,9 @@ class Cluster(Section):
         return self
 
     def hosts_with(self, *roles: Role) -> tuple[Host, ...]:
-        """The hosts that have one of the roles, in the order of the file."""
-        return tuple(host for host in self.hosts if set(roles) & set(host.roles))
+        """The hosts that have one of the roles, in the order of the file, those of all regions."""
+        everywhere = (*self.hosts, *(host for region in self.regions for host in region.hosts))
+        return tuple(host for host in everywhere if set(roles) & set(host.roles))
 
     @property
     def has_cluster_redis(self) -> bool:
@@ -192,12 +226,32 @@ class Cluster(Section):
         return found
 
 
+def regions_of(cluster: Cluster) -> tuple[Cluster, ...]:
+    """Each region as the cluster that it is by itself; without regions, the cluster."""
+    if cluster.option != "geo":
+        return (cluster,)
+    return tuple(
+        cluster.model_copy(
+            update={
+                **{key: getattr(region, key) for key in OF_A_REGION},
+                "option": "active-passive" if len(region.seats) == 1 else "active-active",
+                "regions": (),
+            }
+        )
+        for region in cluster.regions
+    )
+
+
 def contradictions(cluster: Cluster) -> Iterator[Contradiction]:
     """Everything that cannot be meant, or that would not outlive what the option promises to outlive."""
-    yield from _names(cluster)
-    yield from _addresses(cluster)
-    yield from _seats(cluster)
-    yield from _quorums(cluster)
+    if cluster.option == "geo":
+        yield from _regions(cluster)
+    else:
+        if cluster.regions:
+            yield Contradiction(("regions", "option"), f"must not be set where the option is {cluster.option}")
+        if cluster.automatic:
+            yield Contradiction(("automatic", "option"), "is for the option geo; here seats move by themselves always")
+        yield from _of_one(cluster)
     timings = cluster.timings
     noticed = max(timings.lease_ttl, 2 * timings.health_interval, timings.patroni_ttl)
     if timings.failover_timeout <= noticed:
@@ -216,6 +270,62 @@ def contradictions(cluster: Cluster) -> Iterator[Contradiction]:
         yield Contradiction(("rtp_ports",), "must be [first, last] within 1024 and 65535, first below last")
     elif first <= cluster.sip_port <= last:
         yield Contradiction(("sip_port", "rtp_ports"), "must not be among rtp_ports")
+
+
+def _of_one(cluster: Cluster) -> Iterator[Contradiction]:
+    """Of a cluster in one place, or of one region."""
+    yield from _names(cluster)
+    yield from _addresses(cluster)
+    yield from _seats(cluster)
+    yield from _quorums(cluster)
+
+
+def _regions(cluster: Cluster) -> Iterator[Contradiction]:
+    for key in OF_A_REGION:
+        if key in cluster.model_fields_set:
+            yield Contradiction((key,), "must not be set where the option is geo: each region has its own")
+    if cluster.automatic:
+        yield Contradiction(
+            ("automatic",),
+            "must be false: of two sites, each takes a cut line for the other's death, and both would speak for the "
+            "same phones. It needs a third site with a vote, which this file cannot name yet; `warden dr promote` "
+            "moves the calls when you say so",
+        )
+    if len(cluster.regions) != REGIONS:
+        yield Contradiction(
+            ("regions", "option"), f"must be {REGIONS}, a primary and a standby, and there are {len(cluster.regions)}"
+        )
+    for place, (region, alone) in enumerate(zip(cluster.regions, regions_of(cluster), strict=True)):
+        for found in _of_one(alone):
+            keys = (*(f"regions.{place}.{key}" for key in found.keys), *found.keys)
+            yield Contradiction(keys, f"region {region.name}: {found.what}")
+    for name in _repeated([region.name for region in cluster.regions]):
+        yield Contradiction(("regions",), f"the name {name} is there twice")
+    for place, region in enumerate(cluster.regions[1:], 1):
+        yield from _between(cluster.regions[0], region, f"regions.{place}")
+
+
+def _between(first: Region, other: Region, at: str) -> Iterator[Contradiction]:
+    """What two regions must have in common, and what not."""
+    there = sorted(seat.name for seat in first.seats)
+    if (here := sorted(seat.name for seat in other.seats)) != there:
+        yield Contradiction(
+            (f"{at}.seats",),
+            f"region {other.name} has the seats {', '.join(here)}, and {first.name} {', '.join(there)}: a seat moves "
+            "to its namesake",
+        )
+    if (first.cluster_network is None) != (other.cluster_network is None):
+        yield Contradiction(
+            (f"{at}.cluster_network", f"{at}"), f"must be in both regions, {first.name} and {other.name}, or in neither"
+        )
+    for mine in (first.network, first.cluster_network):
+        for its in (other.network, other.cluster_network):
+            if mine is not None and its is not None and ip_network(mine.network).overlaps(ip_network(its.network)):
+                what = f"{its.network} of region {other.name} overlaps with {mine.network} of {first.name}"
+                yield Contradiction((f"{at}.network", f"{at}.cluster_network", at), what)
+    for name in _repeated([host.name for region in (first, other) for host in region.hosts]):
+        if name not in _repeated([host.name for host in other.hosts]):
+            yield Contradiction((f"{at}.hosts",), f"a host {name} is in region {first.name} and in {other.name}")
 
 
 def _names(cluster: Cluster) -> Iterator[Contradiction]:

@@ -7,7 +7,8 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from msgspec import Struct
 
-from warden.ops.ha.inventory import Cluster, Host, Role, with_prefix
+from warden.ops.ha.inventory import Cluster, Host, Role, Seat, with_prefix
+from warden.ops.ha.regions import Geo, places
 from warden.ops.ha.secret_values import Secrets, hash_of
 from warden.ops.ha.services import services_of, sources
 from warden.store.redis_servers import SLOTS, key_slot
@@ -21,6 +22,8 @@ POOL: Final = (50, 100)
 CONNECTIONS_SPARE: Final = 50
 """For replication, Patroni, exporters and people, beside the pools of the nodes."""
 REDIS_PORTS: Final = (6379, 6380)
+SRV_PRIORITIES: Final = (10, 20)
+"""Of the first region and of the second: phones ask there when nobody answers in the first."""
 SECRET: Final = 0o600
 
 
@@ -62,23 +65,34 @@ def render(cluster: Cluster, secrets: Secrets, shared: Mapping[Role, Files] | No
     """The files of each host by its name, and under `dns` the zone. `shared` are files that hosts get by role."""
     made: dict[str, Files] = {}
     templates = _templates()
-    for host in cluster.hosts:
-        values = _values(cluster, secrets, host)
-        files = {path: _made(templates, template, values, *rest) for path, template, *rest in _files_of(cluster, host)}
-        if "redis" in host.roles:
-            for port in REDIS_PORTS if cluster.has_cluster_redis else REDIS_PORTS[:1]:
-                more = {**values, "port": port}
-                files[f"etc/redis/redis-{port}.conf"] = _made(templates, "redis.conf", more, 0o640, "redis:redis")
-        for role in host.roles:
-            files |= (shared or {}).get(role, {})
-        files["install.sh"] = _made(templates, "install.sh", {**values, "files": sorted(files.items())}, 0o755)
-        made[host.name] = dict(sorted(files.items()))
-    zone = _made(templates, "zone", _values(cluster, secrets, cluster.hosts[0]))
-    made["dns"] = {f"{cluster.domain}.zone": zone}
+    for region, geo in places(cluster):
+        for host in region.hosts:
+            made[host.name] = _host_files(templates, region, geo, secrets, host, shared or {})
+    made["dns"] = {f"{cluster.domain}.zone": _made(templates, "zone", _zone_values(cluster))}
     return made
 
 
-def _files_of(cluster: Cluster, host: Host) -> Iterator[tuple[Any, ...]]:
+def _host_files(
+    templates: Environment,
+    cluster: Cluster,
+    geo: Geo | None,
+    secrets: Secrets,
+    host: Host,
+    shared: Mapping[Role, Files],
+) -> Files:
+    values = _values(cluster, geo, secrets, host)
+    files = {path: _made(templates, template, values, *rest) for path, template, *rest in _files_of(cluster, geo, host)}
+    if "redis" in host.roles:
+        for port in REDIS_PORTS if cluster.has_cluster_redis else REDIS_PORTS[:1]:
+            more = {**values, "port": port}
+            files[f"etc/redis/redis-{port}.conf"] = _made(templates, "redis.conf", more, 0o640, "redis:redis")
+    for role in host.roles:
+        files |= shared.get(role, {})
+    files["install.sh"] = _made(templates, "install.sh", {**values, "files": sorted(files.items())}, 0o755)
+    return dict(sorted(files.items()))
+
+
+def _files_of(cluster: Cluster, geo: Geo | None, host: Host) -> Iterator[tuple[Any, ...]]:
     """Path, template, mode and owner of each file of a host."""
     roles = set(host.roles)
     if "pbx" in roles:
@@ -94,7 +108,9 @@ def _files_of(cluster: Cluster, host: Host) -> Iterator[tuple[Any, ...]]:
     if "database" in roles:
         yield "etc/patroni/config.yml", "patroni.yml", SECRET, "postgres:postgres"
         yield "etc/default/prometheus-postgres-exporter", "postgres-exporter", SECRET
-        yield "etc/patroni/post-init", "patroni-post-init", 0o700, "postgres:postgres"
+        if geo is None or geo.is_first:
+            # The other region's database is a copy, with the roles in it.
+            yield "etc/patroni/post-init", "patroni-post-init", 0o700, "postgres:postgres"
     if roles & {"etcd", "witness"}:
         yield "etc/default/etcd", "etcd", 0o644
     if "redis" in roles:
@@ -157,13 +173,16 @@ def program(cluster: Cluster) -> str:
     return cluster.paths.program or f"{cluster.paths.warden}/current/bin/warden"
 
 
-def _values(cluster: Cluster, secrets: Secrets, host: Host) -> dict[str, Any]:
+def _values(cluster: Cluster, geo: Geo | None, secrets: Secrets, host: Host) -> dict[str, Any]:
     timings = cluster.timings
     nodes, databases, redis = cluster.hosts_with("pbx"), cluster.hosts_with("database"), redis_order(cluster)
+    # All of which may ask one database: PostgreSQL follows none that bears more connections than it does itself.
+    clients = [node for one in (geo.clusters if geo is not None else (cluster,)) for node in one.hosts_with("pbx")]
     instances = instances_of(cluster, host)
     first_redis = redis[0]
     return {
         "cluster": cluster,
+        "geo": geo,
         "host": host,
         "hosts": cluster.hosts,
         "secrets": secrets,
@@ -173,6 +192,7 @@ def _values(cluster: Cluster, secrets: Secrets, host: Host) -> dict[str, Any]:
         },
         "nodes": nodes,
         "databases": databases,
+        "database_hosts": (*databases, *(geo.other.hosts_with("database") if geo is not None else ())),
         "voters": cluster.hosts_with("etcd", "witness"),
         "monitors": cluster.hosts_with("monitor"),
         "redis_hosts": redis,
@@ -181,7 +201,7 @@ def _values(cluster: Cluster, secrets: Secrets, host: Host) -> dict[str, Any]:
         "is_first_redis": host == first_redis,
         "instances": instances,
         "vrrp_peers": sorted({peer for instance in instances for peer in instance.peers}),
-        "services": _rules(cluster, host),
+        "services": _rules(cluster, geo, host),
         "is_pbx": "pbx" in host.roles,
         "is_balancer": "balancer" in host.roles,
         "is_database": "database" in host.roles,
@@ -190,15 +210,14 @@ def _values(cluster: Cluster, secrets: Secrets, host: Host) -> dict[str, Any]:
         "data": cluster.paths.data,
         "pool_size": POOL[0],
         "max_overflow": POOL[1],
-        "max_connections": sum(POOL) * len(nodes) + CONNECTIONS_SPARE,
+        "max_connections": sum(POOL) * len(clients) + CONNECTIONS_SPARE,
         "patroni_loop": timings.patroni_ttl // 4,
         "redis_timeout_ms": round(timings.redis_node_timeout * 1000),
         "health_ms": round(timings.health_interval * 1000),
         "sentinel_quorum": len(cluster.hosts_with("redis", "witness")) // 2 + 1,
-        "seat_weight": 100 // len(cluster.seats),
-        "serial": _serial(cluster),
         "timing": {"lease_ttl": f"{timings.lease_ttl:g}", "advert_interval": f"{timings.advert_interval:g}"},
         "etcd_prefix": f"/warden/{cluster.cluster_name}/",
+        "etcd_token": cluster.cluster_name if geo is None else f"{cluster.cluster_name}-{geo.name}",
         "is_first": host == cluster.hosts[0],
     }
 
@@ -210,10 +229,10 @@ def _redis_nodes(cluster: Cluster) -> list[tuple[Host, int]]:
     return [(host, port) for port in REDIS_PORTS for host in cluster.hosts_with("redis")]
 
 
-def _rules(cluster: Cluster, host: Host) -> list[Rule]:
+def _rules(cluster: Cluster, geo: Geo | None, host: Host) -> list[Rule]:
     rules = []
     for service in services_of(cluster, host):
-        allowed = sources(cluster, service)
+        allowed = sources(cluster, service, geo)
         if allowed:
             ports = f"{service.protocol} dport {service.ports} accept"
             whole = "0.0.0.0/0" in allowed
@@ -223,10 +242,23 @@ def _rules(cluster: Cluster, host: Host) -> list[Rule]:
     return rules
 
 
-def _serial(cluster: Cluster) -> int:
-    """Of the zone: another number for other contents, since there is no clock here."""
-    told = repr((cluster.seats, cluster.hosts, cluster.balancer.address, cluster.sip_port))
-    return int(hash_of(told)[:7], 16)
+def _zone_values(cluster: Cluster) -> dict[str, Any]:
+    """Of the zone, one for all regions: whose seat is under which name, and how soon it is asked."""
+    seats: list[tuple[str, Seat, int, int]] = []
+    balancers = []
+    told = []
+    for region, geo in places(cluster):
+        within = "" if geo is None else f".{geo.name}"
+        priority = SRV_PRIORITIES[0 if geo is None else geo.place]
+        weight = 100 // len(region.seats)
+        seats += ((seat.name.lower() + within, seat, priority, weight) for seat in region.seats)
+        if region.balancer.address is not None:
+            balancers.append((f"pbx{within}", region.balancer.address))
+        told.append((region.seats, region.hosts, region.balancer.address, cluster.sip_port))
+    # Another number for other contents, since there is no clock here.
+    serial = int(hash_of(repr(told[0] if len(told) == 1 else told))[:7], 16)
+    hosts = [host for region, _ in places(cluster) for host in region.hosts]
+    return {"cluster": cluster, "seats": seats, "balancers": balancers, "hosts": hosts, "serial": serial}
 
 
 def _made(

@@ -7,9 +7,12 @@ from typing import Literal, get_args
 from msgspec import Struct
 
 from warden.ops.ha.inventory import Cluster, Host, Role
+from warden.ops.ha.regions import Geo
 
-Whom = Literal["phones", "inside", "operators", "monitor"]
-"""`phones`: anywhere that phones may be; `inside`: the other hosts; `operators`: people; `monitor`: Prometheus."""
+Whom = Literal["phones", "inside", "operators", "monitor", "region"]
+"""`phones`: anywhere that phones may be; `inside`: the other hosts; `operators`: people; `monitor`: Prometheus;
+`region`: the hosts of the other region, where there is one.
+"""
 
 
 class Service(Struct, frozen=True):
@@ -33,11 +36,11 @@ def services(cluster: Cluster) -> tuple[Service, ...]:
         Service("audio", ("pbx",), "udp", f"{first}-{last}", ("phones", "inside"), is_frequent=True),
         Service("SIP", ("pbx",), "udp", sip, ("phones", "inside")),
         Service("SIP over TCP", ("pbx",), "tcp", sip, ("phones", "inside")),
-        Service("Warden's HTTP", ("pbx",), "tcp", "9000", ("inside", "monitor")),
+        Service("Warden's HTTP", ("pbx",), "tcp", "9000", ("inside", "monitor", "region")),
         Service("SIP over TCP by HAProxy", ("balancer",), "tcp", sip, ("phones", "inside")),
         Service("HTTPS", ("balancer",), "tcp", "443", ("operators", "inside")),
         Service("HAProxy's statistics", ("balancer",), "tcp", "8404", ("operators", "inside", "monitor")),
-        Service("PostgreSQL", ("database",), "tcp", "5432", ("inside",)),
+        Service("PostgreSQL", ("database",), "tcp", "5432", ("inside", "region")),
         Service("Patroni", ("database",), "tcp", "8008", ("inside", "monitor")),
         Service("PostgreSQL's leader", ("balancer",), "tcp", "5000", ("inside",)),
         Service("Redis", ("redis",), "tcp", "6379", ("inside",)),
@@ -65,7 +68,7 @@ def services_of(cluster: Cluster, host: Host) -> Iterator[Service]:
     return (service for service in services(cluster) if set(service.roles) & set(host.roles))
 
 
-def sources(cluster: Cluster, service: Service) -> tuple[str, ...]:
+def sources(cluster: Cluster, service: Service, geo: Geo | None = None) -> tuple[str, ...]:
     """The addresses and networks from which a service is reached; none of them within another."""
     found: list[str] = []
     if "phones" in service.whom:
@@ -76,6 +79,8 @@ def sources(cluster: Cluster, service: Service) -> tuple[str, ...]:
         found += cluster.moving.values()
     elif "monitor" in service.whom:
         found += (address for host in cluster.hosts_with("monitor") for address in (host.address, host.inside))
+    if "region" in service.whom and geo is not None:
+        found += (address for host in geo.other.hosts for address in (host.address, host.inside))
     if "operators" in service.whom:
         found += (cluster.network.network, *cluster.operators)
     networks = {ip_network(one): one for one in dict.fromkeys(found)}

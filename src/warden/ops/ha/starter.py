@@ -11,11 +11,17 @@ cluster_name: pbx-production
 domain: example.com
 users: {users}
 
-# Where phones and seats are. The hosts' card there, and its network.
-network: {{interface: eth0, network: 192.168.1.0/24}}
-# A network of its own for what the hosts tell each other, if there is one; each host then has a cluster_address too.
-# cluster_network: {{interface: eth1, network: 10.20.30.0/24}}
+"""
 
+_ALONE = """\
+# Where phones and seats are. The hosts' card there, and its network.
+network: {interface: eth0, network: 192.168.1.0/24}
+# A network of its own for what the hosts tell each other, if there is one; each host then has a cluster_address too.
+# cluster_network: {interface: eth1, network: 10.20.30.0/24}
+
+"""
+
+_WHO = """\
 # From where phones may call, and from where people may look (beside the network above).
 phones: [192.168.0.0/16]
 operators: []
@@ -37,11 +43,34 @@ seats:
 balancer: {address: 192.168.1.99, certificate: /etc/ssl/private/pbx.pem}
 """
 
+_GEO = """\
+# Two sites, each a cluster by itself. The first is primary when the cluster is made: its database is the one that the
+# other's is a copy of. The other's hosts wait, with all calls and registrations, for `warden dr promote`.
+regions:
+"""
+
+_REGION = """\
+  - name: {name}
+    # As in the option active-passive. With a seat for each of three hosts, a region is like active-active.
+    network: {{interface: eth0, network: 192.168.{net}.0/24}}
+    hosts:
+      - {{name: {name}1, address: 192.168.{net}.10}}
+      - {{name: {name}2, address: 192.168.{net}.11}}
+      - {{name: {name}-witness, address: 192.168.{net}.12, roles: [witness, monitor]}}
+    # The same names in both regions.
+    seats:
+      - {{name: main, address: 192.168.{net}.100, successors: [{name}1, {name}2]}}
+    balancer: {{address: 192.168.{net}.99, certificate: /etc/ssl/private/pbx.pem}}
+"""
+
 
 def starter(option: Option, users: int = 0) -> str:
     """The text of a file for the option; `users` 0 takes the guide's number."""
     if option == "active-passive":
-        return _HEAD.format(option=option, users=users or 100) + _PASSIVE
+        return _HEAD.format(option=option, users=users or 100) + _ALONE + _WHO + _PASSIVE
+    if option == "geo":
+        sites = (_REGION.format(name=name, net=net) for net, name in enumerate(("east", "west"), 1))
+        return _HEAD.format(option=option, users=users or 1000) + _WHO + _GEO + "".join(sites)
     users = users or 500
     nodes = max(3, size_for(users).nodes)
     names = [f"pbx{i + 1}" for i in range(nodes)]
@@ -64,4 +93,4 @@ def starter(option: Option, users: int = 0) -> str:
         lines.append(f"  - {{name: seat{i + 1}, address: 192.168.1.{101 + i}, successors: [{order}]}}")
     lines += ["", "# Where operators find the API, on whichever host is well."]
     lines.append("balancer: {address: 192.168.1.100, certificate: /etc/ssl/private/pbx.pem}")
-    return _HEAD.format(option=option, users=users) + "\n".join(lines) + "\n"
+    return _HEAD.format(option=option, users=users) + _ALONE + _WHO + "\n".join(lines) + "\n"

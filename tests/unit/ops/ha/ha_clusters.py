@@ -11,7 +11,7 @@ from warden.ops.ha.secret_values import Secrets
 from warden.ops.ha.starter import starter
 
 GOLDEN = Path(__file__).parent / "golden"
-OPTIONS: tuple[Option, ...] = ("active-passive", "active-active")
+OPTIONS: tuple[Option, ...] = ("active-passive", "active-active", "geo")
 SECRETS = Secrets(*(f"{name}-secret-of-the-tests" for name in Secrets.__struct_fields__))
 
 

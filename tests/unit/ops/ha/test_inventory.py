@@ -45,7 +45,7 @@ def test_what_init_prints_is_a_cluster_of_enough_nodes(users: int) -> None:
         (ACTIVE, ("users: 500", "users: 500\ntimings: {lease_ttl: 2}"), "must be less than half of lease_ttl (2)"),
         (ACTIVE, ("users: 500", "users: 500\nrtp_ports: [5000, 6000]"), "must not be among rtp_ports"),
         (ACTIVE, ("users: 500", "usrs: 500"), "unknown key; did you mean users?"),
-        (ACTIVE, ("option: active-active", "option: active-maybe"), "must be active-passive or active-active"),
+        (ACTIVE, ("option: active-active", "option: active-maybe"), "must be active-passive, active-active or geo"),
         (ACTIVE, ("# cluster_network: {interface: eth1, network: 10.20.30.0/24}",
                   "cluster_network: {interface: eth1, network: 192.168.0.0/16}"), "overlaps with network"),
         (ACTIVE, ("# cluster_network: {interface: eth1, network: 10.20.30.0/24}",
