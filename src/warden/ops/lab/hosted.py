@@ -17,7 +17,7 @@ from warden.core.address import Address
 from warden.core.errors import WardenError
 from warden.node.build import database_url
 from warden.ops.ha.inventory import Option
-from warden.ops.ha.rules import config_of
+from warden.ops.ha.rendered import config_of
 from warden.ops.ha.starter import starter
 from warden.ops.lab.host import Host
 from warden.ops.lab.lab import Health, Lab
