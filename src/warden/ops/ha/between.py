@@ -21,8 +21,8 @@ def region_by_host(texts: Texts, nodes: Nodes) -> Regions:
     regions = {host: node.config.high_availability.region or "" for host, node in nodes.items()}
     for host, region in regions.items():
         config = nodes[host].config
-        there = {server.host for server in (*config.redis.nodes, *config.etcd.nodes, *config.database.patroni.nodes)}
-        named.update((region, address) for address in {*there, *config.sip.balancers})
+        stores = {server.host for server in config.redis.nodes} | {member.host for member in config.etcd.nodes}
+        named.update((region, address) for address in {*stores, *config.sip.balancers})
     some = sorted(set(regions.values())) or [""]
     for host, files in texts.items():
         if host not in regions:
