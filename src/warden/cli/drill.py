@@ -76,6 +76,8 @@ def run(
     chosen = names or tuple(
         name for name in CATALOG if name.startswith(f"{option}/" if option else "") and ("/" in name) == bool(option)
     )
+    if not chosen:
+        raise ConfigError((f"--option {option}: there is no drill of that option yet",))
     unknown = [name for name in names if name not in CATALOG]
     if unknown:
         raise ConfigError(

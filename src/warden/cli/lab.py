@@ -57,7 +57,7 @@ async def status(*, folder: Folder = FOLDER, as_json: AsJson = False) -> int:
     if as_json:
         sys.stdout.write(msgspec.json.encode({"ok": ok, "hosts": told}).decode() + "\n")
         return 0 if ok else 1
-    moving = {address: name for name, address in lab.cluster.moving.items()}
+    moving = {address: name for region in lab.regions.values() for name, address in region.moving.items()}
     table = Table("host", "addresses", "runs")
     for host in told:
         addresses = [f"{moving[address]} {address}" if address in moving else address for address in host.addresses]

@@ -19,6 +19,8 @@ from warden.core.errors import ConfigError, WardenError
 POLL_S: Final = 0.5
 NO_SEAT: Final = "holds no seat"
 """What /health says of a node that is well and whose seats are elsewhere."""
+NOT_HERE: Final = "region "
+"""And how that begins of one whose region is not primary."""
 Say = Callable[[str], None]
 
 
@@ -155,7 +157,7 @@ async def _look(hosts: Hosts) -> dict[str, Health]:
 
 
 def _unwell(health: Health) -> str:
-    reasons = [reason for reason in health.reasons if reason != NO_SEAT]
+    reasons = [reason for reason in health.reasons if reason != NO_SEAT and not reason.startswith(NOT_HERE)]
     return ", ".join([*reasons, *(f"not stored: {what}" for what in health.not_stored)])
 
 

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from warden.ops.ha.findings import Finding
-from warden.ops.ha.reading import IPV4, assignments, directives
-from warden.ops.ha.rules import CONFIG, ETCD, HAPROXY, KEEPALIVED, NFTABLES, PATRONI, Texts, config_of
+from warden.ops.ha.reading import IPV4, Assignments, assignments, directives
+from warden.ops.ha.rendered import CONFIG, ETCD, HAPROXY, KEEPALIVED, NFTABLES, PATRONI, Texts, config_of
 
 ANSWER_S: Final = 20.0
 """For a program that only reads; they take a fraction of a second."""
@@ -244,11 +244,20 @@ def _redis(asked: Asked, texts: Texts) -> None:
 
 
 def _etcd(asked: Asked, texts: Texts) -> None:
-    """The members are started together, since none is ready by itself."""
     voters = {host: assignments(files[ETCD]) for host, files in texts.items() if ETCD in files}
     program = asked.find("etcd") if voters else None
     if program is None:
         return
+    # Each region has a cluster of its own, and a token for it.
+    for token in sorted({values.get("ETCD_INITIAL_CLUSTER_TOKEN", ("", 0))[0] for values in voters.values()}):
+        _etcd_cluster(asked, program, texts, {
+            host: values for host, values in voters.items()
+            if values.get("ETCD_INITIAL_CLUSTER_TOKEN", ("", 0))[0] == token
+        })  # fmt: skip
+
+
+def _etcd_cluster(asked: Asked, program: str, texts: Texts, voters: Mapping[str, Assignments]) -> None:
+    """The members are started together, since none is ready by itself."""
     asked.checks += len(voters)
     homes = asked.folder()
     with ExitStack() as stack:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from typing import Final
 
+import msgspec
+import yaml
 from msgspec import Struct
 
 IPV4: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])")
@@ -91,6 +93,78 @@ def openings(text: str) -> list[Opening]:
             sources = tuple(source.strip() for source in (rule[1] or "").split(",") if source.strip())
             found.append(Opening(rule[2], range(int(rule[3]), int(rule[4] or rule[3]) + 1), sources))
     return found
+
+
+class Database(Struct, frozen=True):
+    """What a Patroni's settings say of who reaches its PostgreSQL, and whom that follows."""
+
+    address: str
+    """Its own, without port."""
+    follows: tuple[str, ...]
+    """The hosts of another cluster's database; none where this one leads."""
+    port: int
+    """Theirs."""
+    slot: str
+    """By which it follows."""
+    slots: frozenset[str]
+    """Which it keeps for others."""
+    hba: tuple[tuple[str, ...], ...]
+    """The words of pg_hba's lines."""
+
+    def admits(self, database: str, user: str, address: str) -> bool:
+        """Whether a line lets the user in from there."""
+        return any(
+            len(words) >= 5
+            and words[:3] == ("host", database, user)
+            and ip_address(address) in ip_network(words[3], strict=False)
+            for words in self.hba
+        )
+
+
+def database_of(text: str) -> Database | None:
+    """A Patroni's settings; None where they are not in order, which is for Patroni itself to say."""
+    try:
+        read = msgspec.convert(yaml.safe_load(text), _Patroni)
+    except (yaml.YAMLError, msgspec.ValidationError):
+        return None
+    standby = read.bootstrap.dcs.standby_cluster or _Standby()
+    return Database(
+        read.postgresql.connect_address.rpartition(":")[0],
+        tuple(host for host in standby.host.split(",") if host),
+        standby.port,
+        standby.primary_slot_name,
+        frozenset(read.bootstrap.dcs.slots),
+        tuple(tuple(line.split()) for line in read.postgresql.pg_hba),
+    )
+
+
+class _Standby(Struct, frozen=True):
+    host: str = ""
+    port: int = 5432
+    primary_slot_name: str = ""
+
+
+class _Dynamic(Struct, frozen=True):
+    standby_cluster: _Standby | None = None
+    slots: dict[str, object] = {}
+
+
+class _Bootstrap(Struct, frozen=True):
+    dcs: _Dynamic = _Dynamic()
+
+
+class _PostgreSql(Struct, frozen=True):
+    connect_address: str = ""
+    pg_hba: tuple[str, ...] = ()
+
+
+class _Patroni(Struct, frozen=True):
+    bootstrap: _Bootstrap = _Bootstrap()
+    postgresql: _PostgreSql = _PostgreSql()
+
+
+Assignments = Mapping[str, tuple[str, int]]
+"""Variable to value and line."""
 
 
 def assignments(text: str) -> dict[str, tuple[str, int]]:

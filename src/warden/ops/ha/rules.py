@@ -4,74 +4,88 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from warden.config.load import Document, parse
 from warden.config.tree import Config
+from warden.ops.ha.between import between, region_by_host
 from warden.ops.ha.findings import Finding
-from warden.ops.ha.reading import IPV4, Vrrp, assignments, directives, line_of, openings, vrrp_instances
+from warden.ops.ha.reading import IPV4, Vrrp, assignments, database_of, directives, line_of, openings, vrrp_instances
+from warden.ops.ha.rendered import (
+    ACL,
+    AGAIN,
+    CONFIG,
+    ETCD,
+    HAPROXY,
+    KEEPALIVED,
+    NFTABLES,
+    PATRONI,
+    Nodes,
+    Texts,
+    config_of,
+    line_in,
+    own_addresses,
+)
 
-Texts = Mapping[str, Mapping[str, str]]
-"""Host to path to text."""
-
-CONFIG: Final = "etc/warden/config.yml"
-ENVIRONMENT: Final = "etc/warden/environment"
-KEEPALIVED: Final = "etc/keepalived/keepalived.conf"
-HAPROXY: Final = "etc/haproxy/haproxy.cfg"
-ETCD: Final = "etc/default/etcd"
-NFTABLES: Final = "etc/nftables.conf"
-ACL: Final = "etc/redis/users.acl"
-PATRONI: Final = "etc/patroni/config.yml"
-AGAIN: Final = "run `warden ha render` again, or mend the one that differs"
+Key = tuple[str, Callable[[Config], object]]
+EVERYWHERE: Final[tuple[Key, ...]] = (
+    ("high_availability.cluster_name", lambda config: config.high_availability.cluster_name),
+    ("high_availability.regions", lambda config: config.high_availability.regions),
+    ("high_availability.failover_driver", lambda config: config.high_availability.failover_driver),
+    ("high_availability.lease_ttl", lambda config: config.high_availability.lease_ttl),
+    ("secret", lambda config: config.secret and config.secret.get_secret_value()),
+    ("sip.realm", lambda config: config.sip.realm),
+    ("rtp.port_range", lambda config: config.rtp.port_range),
+)
+"""What must be the same on all nodes."""
+IN_A_REGION: Final[tuple[Key, ...]] = (
+    ("high_availability.seats", lambda config: config.high_availability.seats),
+    ("database.host", lambda config: config.database.host),
+)
+"""And what on those of one region, or on all where there is one place only."""
 
 
 def check(texts: Texts) -> list[Finding]:
     """Everything that does not fit together, by file and line."""
     nodes = {host: config_of(host, files) for host, files in texts.items() if CONFIG in files}
     vrrp = {host: vrrp_instances(files[KEEPALIVED]) for host, files in texts.items() if KEEPALIVED in files}
-    rules: tuple[Iterator[Finding], ...] = (
-        _settings(nodes),
+    regions = region_by_host(texts, nodes)
+    rules: list[Iterator[Finding]] = [
+        _same(nodes, EVERYWHERE),
+        _names(nodes),
         _seats(nodes, vrrp),
-        _vrrp(vrrp),
-        _etcd(texts, nodes),
-        _redis(texts),
         _times(texts, nodes, vrrp),
         _doors(texts, nodes),
         _open_doors(texts),
-    )
+        between(texts, nodes, regions),
+    ]
+    for region in dict.fromkeys(regions.values()):
+        here = {host: files for host, files in texts.items() if regions[host] == region}
+        nodes_here = {host: node for host, node in nodes.items() if host in here}
+        rules += [
+            _same(nodes_here, IN_A_REGION),
+            _vrrp({host: found for host, found in vrrp.items() if host in here}),
+            _etcd(here, nodes_here),
+            _redis(here),
+        ]
     return sorted({finding for rule in rules for finding in rule})
 
 
-def config_of(host: str, files: Mapping[str, str]) -> Document[Config]:
-    """A node's settings, with the passwords that its environment file gives them."""
-    environ = {name: value for name, (value, _) in assignments(files.get(ENVIRONMENT, "")).items()}
-    return parse(files[CONFIG].encode(), environ, Config, name=f"{host}/{CONFIG}")
-
-
-def _settings(nodes: Mapping[str, Document[Config]]) -> Iterator[Finding]:
-    """What must be the same on all nodes, and what must not."""
-    same: tuple[tuple[str, Callable[[Config], object]], ...] = (
-        ("high_availability.cluster_name", lambda config: config.high_availability.cluster_name),
-        ("high_availability.seats", lambda config: config.high_availability.seats),
-        ("high_availability.failover_driver", lambda config: config.high_availability.failover_driver),
-        ("high_availability.lease_ttl", lambda config: config.high_availability.lease_ttl),
-        ("secret", lambda config: config.secret and config.secret.get_secret_value()),
-        ("sip.realm", lambda config: config.sip.realm),
-        ("rtp.port_range", lambda config: config.rtp.port_range),
-        ("database.host", lambda config: config.database.host),
-    )
-    for key, value in same:
+def _same(nodes: Nodes, keys: tuple[Key, ...]) -> Iterator[Finding]:
+    for key, value in keys:
         common = Counter(repr(value(node.config)) for node in nodes.values()).most_common(1)
         for host, node in nodes.items():
             if repr(value(node.config)) != common[0][0]:
-                yield Finding(f"{host}/{CONFIG}", _line(node, key), f"{key} is not as on the other nodes", AGAIN)
+                yield Finding(f"{host}/{CONFIG}", line_in(node, key), f"{key} is not as on the other nodes", AGAIN)
+
+
+def _names(nodes: Nodes) -> Iterator[Finding]:
     names = Counter(node.config.high_availability.node_id for node in nodes.values())
     for host, node in nodes.items():
         if names[node.config.high_availability.node_id] > 1:
             name = node.config.high_availability.node_id
-            line = _line(node, "high_availability.node_id")
+            line = line_in(node, "high_availability.node_id")
             yield Finding(f"{host}/{CONFIG}", line, f"another node is {name} as well", "give each a name of its own")
 
 
-def _seats(nodes: Mapping[str, Document[Config]], vrrp: Mapping[str, list[Vrrp]]) -> Iterator[Finding]:
+def _seats(nodes: Nodes, vrrp: Mapping[str, list[Vrrp]]) -> Iterator[Finding]:
     """What Warden calls a seat, keepalived must move, and to the same hosts."""
     for host, node in nodes.items():
         cluster = node.config.high_availability
@@ -140,7 +154,7 @@ def _peers(name: str, host: str, instance: Vrrp, group: list[tuple[str, Vrrp]]) 
             yield Finding(f"{host}/{KEEPALIVED}", instance.line, what, f"add {source}")
 
 
-def _etcd(texts: Texts, nodes: Mapping[str, Document[Config]]) -> Iterator[Finding]:
+def _etcd(texts: Texts, nodes: Nodes) -> Iterator[Finding]:
     members: dict[str, tuple[str, int]] = {}
     for host, files in texts.items():
         if ETCD in files:
@@ -193,11 +207,11 @@ def _redis(texts: Texts) -> Iterator[Finding]:
         yield Finding("", 0, what, "three masters, and a replica for each")
 
 
-def _times(texts: Texts, nodes: Mapping[str, Document[Config]], vrrp: Mapping[str, list[Vrrp]]) -> Iterator[Finding]:
+def _times(texts: Texts, nodes: Nodes, vrrp: Mapping[str, list[Vrrp]]) -> Iterator[Finding]:
     """Health before lease before failover_timeout, or who decides later undoes what was decided."""
     for host, node in nodes.items():
         cluster = node.config.high_availability
-        line = _line(node, "high_availability.lease_ttl")
+        line = line_in(node, "high_availability.lease_ttl")
         if cluster.lease_ttl >= cluster.failover_timeout:
             what = (
                 f"lease_ttl ({cluster.lease_ttl:g} s) must be less than failover_timeout ({cluster.failover_timeout:g})"
@@ -217,11 +231,11 @@ def _times(texts: Texts, nodes: Mapping[str, Document[Config]], vrrp: Mapping[st
                     yield Finding(f"{host}/{HAPROXY}", number, what, "make inter smaller")
 
 
-def _doors(texts: Texts, nodes: Mapping[str, Document[Config]]) -> Iterator[Finding]:
+def _doors(texts: Texts, nodes: Nodes) -> Iterator[Finding]:
     """Whoever one host is to reach must let it in."""
-    at = {address: host for host in nodes for address in _own(texts[host])}
+    at = {address: host for host in nodes for address in own_addresses(texts[host])}
     for host, files in texts.items():
-        for address in _own(files):
+        for address in own_addresses(files):
             at.setdefault(address, host)
     walls = {host: openings(files[NFTABLES]) for host, files in texts.items() if NFTABLES in files}
     for host, files in texts.items():
@@ -229,16 +243,14 @@ def _doors(texts: Texts, nodes: Mapping[str, Document[Config]]) -> Iterator[Find
             there = at.get(target)
             if there is None or there == host or there not in walls:
                 continue
-            for source in _own(files):
+            for source in own_addresses(files):
                 if not any(opening.lets_in(source, "tcp", port) for opening in walls[there]):
                     what = f"does not let {host} ({source}) in at port {port}, which its {source_file} asks"
                     cure = "add a rule, or the service to the host's roles in cluster.yml"
                     yield Finding(f"{there}/{NFTABLES}", line_of(texts[there][NFTABLES], "chain input"), what, cure)
 
 
-def _asked(
-    host: str, files: Mapping[str, str], nodes: Mapping[str, Document[Config]]
-) -> Iterator[tuple[str, str, int]]:
+def _asked(host: str, files: Mapping[str, str], nodes: Nodes) -> Iterator[tuple[str, str, int]]:
     """Whom a host is to reach: the file that says so, address and port (TCP)."""
     node = nodes.get(host)
     if node is not None:
@@ -247,6 +259,11 @@ def _asked(
             yield CONFIG, address, config.database.port
         yield from ((CONFIG, server.host, server.port) for server in config.redis.nodes)
         yield from ((CONFIG, member.host, member.port) for member in config.etcd.nodes)
+        yield from ((CONFIG, server.host, server.port) for server in config.database.patroni.nodes)
+        for region in config.high_availability.regions:
+            yield from ((CONFIG, other.host, other.port) for other in region.nodes)
+    if (database := database_of(files.get(PATRONI, ""))) is not None:
+        yield from ((PATRONI, address, database.port) for address in database.follows)
     for _, words in directives(files.get(HAPROXY, "")):
         if words[0] == "server" and len(words) > 2:
             address, _, port = words[2].rpartition(":")
@@ -283,26 +300,8 @@ def _open_doors(texts: Texts) -> Iterator[Finding]:
                 yield Finding(f"{host}/{NFTABLES}", line, what, "only for the hosts of the cluster")
 
 
-def _own(files: Mapping[str, str]) -> list[str]:
-    """A host's own addresses, as its files tell them."""
-    found = [instance.get("unicast_src_ip") for instance in vrrp_instances(files.get(KEEPALIVED, ""))]
-    told = assignments(files.get(ETCD, ""))
-    found += IPV4.findall(told.get("ETCD_ADVERTISE_CLIENT_URLS", ("", 0))[0])
-    for path, text in files.items():
-        if path.startswith("etc/redis/redis"):
-            found += [word for _, words in directives(text) if words[0] == "bind" for word in words[1:]]
-    return sorted({address for address in found if address and not address.startswith("127.")})
-
-
 def _seconds(text: str) -> float:
     for unit, scale in (("ms", 0.001), ("s", 1.0), ("m", 60.0)):
         if text.endswith(unit):
             return float(text.removesuffix(unit)) * scale
     return float(text) / 1000
-
-
-def _line(node: Document[Config], key: str) -> int:
-    path = tuple(key.split("."))
-    while path and path not in node.lines:
-        path = path[:-1]
-    return node.lines.get(path, 0)

@@ -6,7 +6,8 @@ from pathlib import Path
 from warden.core.errors import ConfigError
 from warden.ops.ha.findings import Finding, Verdict
 from warden.ops.ha.programs import ask
-from warden.ops.ha.rules import ENVIRONMENT, PATRONI, Texts, check
+from warden.ops.ha.rendered import ENVIRONMENT, PATRONI, Texts
+from warden.ops.ha.rules import check
 
 SECRET_FILES = (ENVIRONMENT, PATRONI, "etc/patroni/post-init", "usr/local/sbin/pbx-bootstrap")
 

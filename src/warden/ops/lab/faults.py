@@ -182,7 +182,7 @@ class Deaf(HostFault):
 
     def __init__(self, cluster: HostedCluster, host: str) -> None:
         super().__init__(cluster, host, "one-way partition of")
-        others = [other.inside for other in cluster.lab.cluster.hosts if other.name != host]
+        others = [other.inside for other in cluster.lab.machines if other.name != host]
         self._rules = (
             f"add table inet deaf; {_chain('deaf', 'input')}; "
             f"add rule inet deaf input ip saddr {{ {', '.join(others)} }} drop"

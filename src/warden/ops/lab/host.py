@@ -32,6 +32,8 @@ class Card(Struct, frozen=True):
     address: str
     wire: str
     """The network: the name of its bridge."""
+    routes: tuple[str, ...] = ()
+    """Other networks that are reached there without a router: those of another region."""
 
 
 class State(Struct, frozen=True):
@@ -57,7 +59,7 @@ class Host:
     async def start(self) -> None:
         """Switch it on: all that was enabled on it starts. Raises `WardenError`."""
         for card in self.cards:
-            ip("-n", self.namespace, "link", "set", card.interface, "up")
+            plug(self.namespace, card)
         control = self.folder / "control"
         control.unlink(missing_ok=True)
         with (self.folder / "boot.log").open("ab") as log:
@@ -102,7 +104,7 @@ class Host:
 
     def mend(self, wire: str) -> None:
         """Put it back."""
-        ip("-n", self.namespace, "link", "set", self._card(wire).interface, "up")
+        plug(self.namespace, self._card(wire))
 
     def _card(self, wire: str) -> Card:
         return next(card for card in self.cards if card.wire == wire)
@@ -188,6 +190,13 @@ class Host:
             with line.makefile("rb") as reply:
                 said = json.loads(reply.readline())
         return int(said["status"]), str(said["said"])
+
+
+def plug(namespace: str, card: Card) -> None:
+    """Have the card of a namespace take part. Without it, the kernel forgets its routes."""
+    ip("-n", namespace, "link", "set", card.interface, "up")
+    for network in card.routes:
+        ip("-n", namespace, "route", "replace", network, "dev", card.interface)
 
 
 _ENVIRON: Final = tuple(f"{name}={value}" for name, value in init.ENVIRON.items())

@@ -17,7 +17,7 @@ from warden.core.address import Address
 from warden.core.errors import WardenError
 from warden.node.build import database_url
 from warden.ops.ha.inventory import Option
-from warden.ops.ha.rules import config_of
+from warden.ops.ha.rendered import config_of
 from warden.ops.ha.starter import starter
 from warden.ops.lab.host import Host
 from warden.ops.lab.lab import Health, Lab
@@ -56,7 +56,7 @@ class HostedNode:
         until = time.monotonic() + READY_S
         while True:
             with suppress(WardenError, msgspec.MsgspecError):
-                if (await self.health()).reasons in ([], ["holds no seat"]):
+                if (await self.health()).is_well:
                     return
             if time.monotonic() > until:
                 raise WardenError(f"{self.name} is not ready after {READY_S:g} s")
@@ -104,11 +104,12 @@ class HostedCluster:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.lease_s = lab.cluster.timings.lease_ttl
-        self.seats = {seat.name: Address(seat.address, lab.cluster.sip_port) for seat in lab.cluster.seats}
+        self.seats = {seat.name: Address(seat.address, lab.cluster.sip_port) for seat in lab.regions[lab.primary].seats}
         self.nodes = {host.name: HostedNode(lab.hosts[host.name]) for host in lab.cluster.hosts_with("pbx")}
         self.holders: dict[str, str] = {}
         self.on_line: Callable[[str, LogLine], None] = lambda _node, _line: None
-        self._adoptions: dict[str, dict[int, str]] = {seat: {} for seat in self.seats}
+        self._region = {host.name: name for name, region in lab.regions.items() for host in region.hosts}
+        self._adoptions: dict[str, dict[tuple[str, int], str]] = {seat: {} for seat in self.seats}
 
     async def start(self, passwords: Mapping[str, str]) -> None:
         """Have the lab up, with an extension for each number in `passwords`. Raises `WardenError`."""
@@ -127,8 +128,12 @@ class HostedCluster:
             self.on_line(name, line)
             if (adopted := ADOPTED.match(line.event)) is not None:
                 seat, epoch = adopted[1], int(adopted[2])
-                self._adoptions[seat][epoch] = name
-                self.holders[seat] = self._adoptions[seat][max(self._adoptions[seat])]
+                self._adoptions[seat][self._region[name], epoch] = name
+        for seat, adoptions in self._adoptions.items():
+            # Each region counts by itself.
+            here = {epoch: node for (region, epoch), node in adoptions.items() if region == self.lab.primary}
+            if here:
+                self.holders[seat] = here[max(here)]
         return lines
 
     async def held(self, seat: str, by: Callable[[str], bool]) -> str:

@@ -21,15 +21,18 @@ from msgspec import Struct
 import warden
 from warden.config.load import parse
 from warden.core.errors import ConfigError, WardenError
+from warden.ops.ha import inventory
 from warden.ops.ha.folder import write
 from warden.ops.ha.inventory import Cluster, Seat, Wire, with_prefix
 from warden.ops.ha.programs import certificate
+from warden.ops.ha.regions import places
 from warden.ops.ha.render import render
 from warden.ops.ha.secret_values import Secrets, secrets_of
 from warden.ops.ha.shared import shared_files
-from warden.ops.lab.host import Card, Host
+from warden.ops.lab.host import Card, Host, plug
 from warden.ops.lab_cluster import as_version
 from warden.ops.netns import ip
+from warden.ops.upgrade import NO_SEAT, NOT_HERE
 
 FOLDER: Final = Path("/tmp/warden-lab")  # noqa: S108 - made for root alone
 CHECKOUT: Final = Path(warden.__file__).parents[2]
@@ -59,9 +62,23 @@ class Health(Struct):
     reasons: list[str] = []
     seats: list[str] = []
 
+    @property
+    def is_well(self) -> bool:
+        """It could take calls: one that holds no seat is told none, nor one in a region that is not primary."""
+        return all(reason == NO_SEAT or reason.startswith(NOT_HERE) for reason in self.reasons)
+
+    @property
+    def sleeps(self) -> bool:
+        """Its region is not primary."""
+        return any(reason.startswith(NOT_HERE) for reason in self.reasons)
+
 
 class Lab:
-    """The hosts, by name, and `phones`, the namespace of everybody else on the phones' network."""
+    """The hosts, by name, and `phones`, the namespace of everybody else on the phones' network.
+
+    `regions` are the clusters by name, one named "" where there is one place only. `primary` is the one whose seats are
+    held; whoever moves them says so here.
+    """
 
     def __init__(self, folder: Path, kept: Kept) -> None:
         self.folder = folder
@@ -70,19 +87,35 @@ class Lab:
         self.phones = f"{kept.namespaces}-phones"
         self._kept = kept
         self._switch = f"{kept.namespaces}-switch"
+        self.regions = {geo.name if geo is not None else "": region for region, geo in places(self.cluster)}
+        self.primary = next(iter(self.regions))
+        self._lost: set[str] = set()
         self.hosts: dict[str, Host] = {}
-        for host in self.cluster.hosts:
-            cards = [_card(self.cluster.network, host.address, "lan")]
-            if self.cluster.cluster_network is not None and host.cluster_address is not None:
-                cards.append(_card(self.cluster.cluster_network, host.cluster_address, "back"))
-            namespace = f"{kept.namespaces}-{host.name}"
-            self.hosts[host.name] = Host(host.name, namespace, folder / "hosts" / host.name, cards, CHECKOUT)
+        for region in self.regions.values():
+            for host in region.hosts:
+                cards = [self._card(region, "lan", host.address)]
+                if host.cluster_address is not None:
+                    cards.append(self._card(region, "back", host.cluster_address))
+                namespace = f"{kept.namespaces}-{host.name}"
+                self.hosts[host.name] = Host(host.name, namespace, folder / "hosts" / host.name, cards, CHECKOUT)
+
+    def _card(self, region: Cluster, wire: str, address: str) -> Card:
+        """The other regions are on the same wire: as if the way there took no time."""
+        here = _wires(region)[wire]
+        others = (_wires(other)[wire].network for other in self.regions.values() if other is not region)
+        return Card(here.interface, with_prefix(here, address), wire, tuple(others))
+
+    @property
+    def machines(self) -> list[inventory.Host]:
+        """The hosts of all regions, as the cluster file has them."""
+        return [host for region in self.regions.values() for host in region.hosts]
 
     @property
     def phones_address(self) -> str:
-        """The address of the phones: the last but one of the network that nobody has."""
-        taken = {host.address for host in self.cluster.hosts} | set(self.cluster.moving.values())
-        free = (str(address) for address in reversed(list(ip_network(self.cluster.network.network).hosts())[:4096]))
+        """The address of the phones: the last but one of the network, the first region's, that nobody has."""
+        region = next(iter(self.regions.values()))
+        taken = {host.address for host in region.hosts} | set(region.moving.values())
+        free = (str(address) for address in reversed(list(ip_network(region.network.network).hosts())[:4096]))
         return next(address for address in free if address not in taken)
 
     @property
@@ -134,52 +167,77 @@ class Lab:
         files = self.folder / "files"
         write(render(self.cluster, self.secrets, shared_files()), files)
         say(f"{len(self.hosts)} hosts are wired, their files rendered")
-        await asyncio.gather(*(self._set_up(host, files / host.name) for host in self.hosts.values()))
-        first = next(iter(self.hosts.values()))
-        voters = [f"http://{host.inside}:2379" for host in self.cluster.hosts_with("etcd", "witness")]
-        await self.until(
-            lambda: first.run("etcdctl", f"--endpoints={','.join(voters)}", "endpoint", "health"), "etcd answers"
-        )
-        say("files are installed; etcd answers")
-        said = await first.run("/usr/local/sbin/pbx-bootstrap", within_s=READY_S)
-        (first.folder / "bootstrap.log").write_text(said)
-        say("accounts in etcd and Redis' cluster are made")
-        await self.until(self._database_leads, "a database leads")
-        say("a database leads")
+        for name in self.regions:
+            # One after the other: the second region's database is a copy of the first's.
+            await self._bring_up(name, files, say)
         await self.settled()
         say("all nodes are ready, every address is at one host")
         # They would go by themselves, half a minute later.
-        for seat in self.cluster.seats:
+        for seat in self.regions[self.primary].seats:
             await self.until(lambda seat=seat: self._bring_home(seat), f"{seat.name} is at home")  # type: ignore[misc]
         say("every seat is at home")
 
+    async def _bring_up(self, name: str, files: Path, say: Say) -> None:
+        region, of = self.regions[name], f" of {name}" if name else ""
+        await asyncio.gather(*(self._set_up(region, self.hosts[host.name], files / host.name) for host in region.hosts))
+        first = self.hosts[region.hosts[0].name]
+        voters = [f"http://{host.inside}:2379" for host in region.hosts_with("etcd", "witness")]
+        await self.until(
+            lambda: first.run("etcdctl", f"--endpoints={','.join(voters)}", "endpoint", "health"), f"etcd{of} answers"
+        )
+        say(f"files{of} are installed; etcd answers")
+        said = await first.run("/usr/local/sbin/pbx-bootstrap", within_s=READY_S)
+        (first.folder / "bootstrap.log").write_text(said)
+        say(f"accounts in etcd{of} and Redis' cluster are made")
+        role = "leads" if name == self.primary else "follows"
+        await self.until(lambda: self._database_is_up(region, role), f"a database{of} {role}")
+        say(f"a database{of} {role}")
+
+    async def lose(self, region: str) -> None:
+        """All power of a region is cut at once."""
+        self._lost.add(region)
+        hosts = (self.hosts[host.name] for host in self.regions[region].hosts)
+        await asyncio.gather(*(asyncio.to_thread(host.power_off) for host in hosts))
+
+    async def restore(self, region: str) -> None:
+        """Switch its hosts on again, with what was enabled on them. Raises `WardenError`."""
+        await asyncio.gather(*(self.hosts[host.name].start() for host in self.regions[region].hosts))
+        self._lost.discard(region)
+
     async def settled(self, within_s: float = READY_S) -> None:
-        """Wait until every node could take calls, and every address is at one host. Raises `WardenError`."""
-        for node in self.cluster.hosts_with("pbx"):
-            await self.until(lambda node=node: self._is_ready(node.name), f"{node.name} is ready", within_s)  # type: ignore[misc]
+        """Wait until every node could take calls, and every address is at one host: those of a region's seats that is
+        not primary at none. A region that is lost is not asked. Raises `WardenError`.
+        """
+        for name, region in self.regions.items():
+            for node in region.hosts_with("pbx") if name not in self._lost else ():
+                await self.until(
+                    lambda node=node, name=name: self._is_ready(node.name, name),  # type: ignore[misc]
+                    f"{node.name} is ready",
+                    within_s,
+                )
         await self.until(self._seats_are_held, "every address is at one host", within_s)
 
-    async def _set_up(self, host: Host, files: Path) -> None:
+    async def _set_up(self, region: Cluster, host: Host, files: Path) -> None:
         await host.start()
-        pem = host.on_disk(self.cluster.balancer.certificate)
+        pem = host.on_disk(region.balancer.certificate)
         pem.parent.mkdir(parents=True, exist_ok=True)
         pem.write_bytes(certificate())
         pem.chmod(0o640)
         (host.folder / "install.log").write_text(await host.run("sh", str(files / "install.sh")))
 
-    async def _database_leads(self) -> None:
-        for database in self.cluster.hosts_with("database"):
+    async def _database_is_up(self, region: Cluster, role: str) -> None:
+        way = {"leads": "primary", "follows": "standby-leader"}[role]
+        for database in region.hosts_with("database"):
             with suppress(WardenError):
                 await self.hosts[database.name].run(
-                    "curl", "--silent", "--fail", "--max-time", "2", f"http://{database.inside}:8008/primary"
+                    "curl", "--silent", "--fail", "--max-time", "2", f"http://{database.inside}:8008/{way}"
                 )
                 return
         raise WardenError("none does")
 
-    async def _is_ready(self, node: str) -> None:
+    async def _is_ready(self, node: str, region: str) -> None:
         health = await self._health(node)
-        # One that holds no seat is told no calls, and could.
-        if health.reasons not in ([], ["holds no seat"]):
+        if not health.is_well or (health.sleeps and region == self.primary):
             raise WardenError(", ".join(health.reasons))
 
     async def _health(self, node: str) -> Health:
@@ -195,10 +253,16 @@ class Lab:
             raise WardenError("on its way")
 
     async def _seats_are_held(self) -> None:
-        held = [address for host in self.hosts.values() for address in host.addresses()]
-        missing = [name for name, address in self.cluster.moving.items() if held.count(address) != 1]
-        if missing:
-            raise WardenError(f"{', '.join(missing)} at none, or at two")
+        for name, region in self.regions.items():
+            if name in self._lost:
+                continue
+            held = [address for host in region.hosts for address in self.hosts[host.name].addresses()]
+            seats = {seat.address for seat in region.seats} if name != self.primary else set()
+            wrong = [
+                what for what, address in region.moving.items() if held.count(address) != (address not in seats)
+            ]  # fmt: skip
+            if wrong:
+                raise WardenError(f"{', '.join(wrong)}{' of ' + name if name else ''} at none, or at two")
 
     async def until(self, ask: Callable[[], Coroutine[Any, Any, Any]], what: str, within_s: float = READY_S) -> None:
         """Ask until it does not raise. Raises `WardenError` with the last reason, and what the hosts' units do."""
@@ -232,14 +296,12 @@ class Lab:
     def wire(self) -> None:
         """Make the namespaces and the cables between them. Raises `WardenError`."""
         ip("netns", "add", self._switch)
-        wires = {"lan": self.cluster.network}
-        if self.cluster.cluster_network is not None:
-            wires["back"] = self.cluster.cluster_network
-        for wire in wires:
+        for wire in _wires(self.regions[self.primary]):
             ip("-n", self._switch, "link", "add", wire, "type", "bridge", "mcast_snooping", "0")
             ip("-n", self._switch, "link", "set", wire, "up")
         ends = [(host.namespace, card) for host in self.hosts.values() for card in host.cards]
-        ends.append((self.phones, Card("lan", with_prefix(self.cluster.network, self.phones_address), "lan")))
+        phones = self._card(self.regions[self.primary], "lan", self.phones_address)
+        ends.append((self.phones, msgspec.structs.replace(phones, interface="lan")))
         for namespace in dict.fromkeys(namespace for namespace, _ in ends):
             ip("netns", "add", namespace)
             ip("-n", namespace, "link", "set", "lo", "up")
@@ -261,7 +323,7 @@ class Lab:
             )
             ip("-n", self._switch, "link", "set", port, "master", card.wire, "up")
             ip("-n", namespace, "addr", "add", card.address, "dev", card.interface)
-            ip("-n", namespace, "link", "set", card.interface, "up")
+            plug(namespace, card)
         for host in self.hosts.values():
             host.folder.mkdir(parents=True)
 
@@ -277,8 +339,12 @@ class Lab:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _card(wire: Wire, address: str, name: str) -> Card:
-    return Card(wire.interface, with_prefix(wire, address), name)
+def _wires(region: Cluster) -> dict[str, Wire]:
+    """The networks by their bridges' names."""
+    found = {"lan": region.network}
+    if region.cluster_network is not None:
+        found["back"] = region.cluster_network
+    return found
 
 
 def _cluster(text: str) -> Cluster:

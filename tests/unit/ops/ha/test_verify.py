@@ -119,7 +119,7 @@ def test_each_program_says_what_is_wrong_with_its_file(tmp_path: Path) -> None:
         NFT: ("policy drop", "policy perhaps"),
         PATRONI: ("loop_wait: 5", "loop_wait: five"),
         REDIS: ("appendonly yes", "appendonly perhaps"),
-        ETCD: ("ETCD_HEARTBEAT_INTERVAL=\"100\"", "ETCD_HEARTBEAT_INTERVAL=\"often\""),
+        ETCD: ("ETCD_HEARTBEAT_INTERVAL=\"50\"", "ETCD_HEARTBEAT_INTERVAL=\"often\""),
         "pbx2/etc/chrony/conf.d/pbx.conf": ("iburst", "iburst sometimes"),
         "pbx2/etc/systemd/system/pbx.service": ("[Service]", "[Service"),
         "pbx1/etc/prometheus/prometheus.yml": ("scrape_interval: 15s", "scrape_interval: often"),
