@@ -33,7 +33,7 @@ class Primary(Struct, frozen=True):
 
 class Word(Struct, frozen=True):
     """What a node tells the other region: `holds` are its seats, `holders` who has which seat in its region as far as
-    it knows. `database` is "primary" or "standby" where it has just seen that of its region, else "".
+    it knows. `database` is "primary" or "standby" as it saw that of its region last.
     """
 
     node: str

@@ -32,8 +32,8 @@ class PatroniOf:
         return bool(self._places)
 
     async def role(self) -> str:
-        """What PostgreSQL of this region is now: "primary" where one takes changes, "standby" where it follows, ""
-        where it is neither at the moment, or nobody answers.
+        """What PostgreSQL of this region is now: "primary" where one takes changes, "standby" where it follows,
+        "unknown" where it is neither at the moment, or nobody answers.
         """
         roles = set()
         for place in self._places:
@@ -45,7 +45,7 @@ class PatroniOf:
                 roles.add(str(said.get("role")))
         if roles & {"primary", "master"}:
             return "primary"
-        return "standby" if "standby_leader" in roles else ""
+        return "standby" if "standby_leader" in roles else "unknown"
 
     async def lead(self) -> bool:
         """Follow nobody from now on. True where that was news. Raises `Unavailable`."""

@@ -78,7 +78,7 @@ class RegionLink:
         self.told = told
         self.mirror = Mirror(seats, told, self, self, now, self._tell_region)
         self.database = ""
-        """What the database of this region was seen to be, by this node."""
+        """What the database of this region was seen to be; "" where nobody sees to it."""
         self.database_error = ""
         other = next(region for region in cluster.regions if region.name != own)
         self._node = cluster.node_id
@@ -230,10 +230,9 @@ class RegionLink:
         while the other region's still leads.
         """
         regions, agent = self.regions, self.agent
-        if agent.error or min(agent.peers, default=self._node) != self._node:
-            self.database = ""
-            return
         self.database = await self._patroni.role()
+        if agent.error or min(agent.peers, default=self._node) != self._node:
+            return
         there = regions.present().values()
         if regions.is_primary:
             may_lead = regions.primary.term and not any(word.database == "primary" for word in there)

@@ -166,6 +166,10 @@ class Checker:
                 line.started_at,
                 line.answered_at,
                 line.ended_at or time.time(),
+                next(
+                    (one.released_at for one in (line, *getattr(talk, "lines", ())) if one.released_at is not None),
+                    None,
+                ),
             )
         )
 

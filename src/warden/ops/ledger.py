@@ -18,7 +18,8 @@ TIME_OFF_S: Final = 1.0
 
 class Ended(Struct, frozen=True):
     """A call that is over, as the phones saw it: what its CDR must say. `event` is the index of the event that it
-    counts for. Times are None where it was never answered.
+    counts for. `answered_at` is None where it was never answered. Who hung up did so at `released_at`, and had its
+    answer at `ended_at`; where they differ, a node has died that may have heard it.
     """
 
     event: int
@@ -31,6 +32,7 @@ class Ended(Struct, frozen=True):
     started_at: float
     answered_at: float | None
     ended_at: float
+    released_at: float | None = None
 
 
 class Wrong(Struct, frozen=True):
@@ -79,7 +81,7 @@ class Ledger:
 def _faults(cdr: Cdr | None, ended: Ended) -> list[str]:
     if cdr is None:
         return ["missing"]
-    talked = None if ended.answered_at is None else ended.ended_at - ended.answered_at
+    ends = (ended.released_at or ended.ended_at, ended.ended_at)
     pairs = {
         "result": (cdr.result, ended.result),
         "status": (cdr.status, ended.status),
@@ -87,12 +89,13 @@ def _faults(cdr: Cdr | None, ended: Ended) -> list[str]:
         "seat": (cdr.seat, ended.seat),
     }
     faults = [f"{name} is {is_}, not {wanted}" for name, (is_, wanted) in pairs.items() if is_ != wanted]
-    for name, seconds, wanted in (
-        ("duration", cdr.duration_s, ended.ended_at - ended.started_at),
-        ("talk time", cdr.talk_s, talked or 0.0),
+    for name, seconds, began in (
+        ("duration", cdr.duration_s, ended.started_at),
+        ("talk time", cdr.talk_s, ended.answered_at),
     ):
-        if abs(seconds - wanted) > TIME_OFF_S:
-            faults.append(f"{name} is {seconds:.1f} s, not {wanted:.1f} s")
+        least, most = (0.0, 0.0) if began is None else (end - began for end in ends)
+        if not least - TIME_OFF_S <= seconds <= most + TIME_OFF_S:
+            faults.append(f"{name} is {seconds:.1f} s, not {most:.1f} s")
     return faults
 
 

@@ -87,6 +87,8 @@ class Line:
         self.started_at = time.time()
         self.ringing_at: float | None = None
         self.answered_at: float | None = None
+        self.released_at: float | None = None
+        """When we hung up, where it was us."""
         self.ended_at: float | None = None
         self.end: Ended | None = None
         self.talking: Talking | None = None
@@ -159,6 +161,7 @@ class Line:
 
     def release(self) -> None:
         """End the call without waiting."""
+        self.released_at = self.released_at or time.time()
         self._phone.do(lambda phone, now: phone.hang_up(now, self.tag))
 
     async def hold(self) -> None:

@@ -15,6 +15,7 @@ from warden.ops.drills.planned import (
     restart_keepalived,
 )
 from warden.ops.drills.reconnect import RECONNECT, reconnect
+from warden.ops.drills.regions import LOSS, SWITCH, region_loss, region_switch
 from warden.ops.drills.registrations import REGISTRATIONS, registrations
 from warden.ops.drills.split import FREEZE, PARTITION, freeze, partition
 from warden.ops.drills.stage import Drill, Run
@@ -36,5 +37,7 @@ CATALOG: Final[dict[str, tuple[Drill, Run]]] = {
         (FREEZE, freeze),
         (PARTITION, partition),
         *drills(),
+        (LOSS, region_loss),
+        (SWITCH, region_switch),
     )
 }

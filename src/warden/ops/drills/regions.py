@@ -47,7 +47,7 @@ async def region_loss(size: Size, say: Say) -> Report:
     """Carry out `LOSS`. Raises `WardenError` where it cannot be."""
     numbers = numbers_of(size.calls + LATE + 1)
     async with stage_in_lab(LOSS, size, say, numbers, "geo") as on:
-        first, second = (region.name for region in on.cluster.lab.cluster.regions)
+        first, second = on.cluster.lab.regions
         on.town.talks += [talk_at(on.town, i, 0) for i in range(size.calls)]
         late = [talk_at(on.town, size.calls + i, 0, every=SLOWLY) for i in range(LATE)]
         on.town.prober(numbers[-1], 0)
@@ -58,7 +58,7 @@ async def region_loss(size: Size, say: Say) -> Report:
         on.checker.open_window()
         lost_at = time.time()
         on.say(f"region {first} loses its power")
-        await asyncio.to_thread(on.cluster.lab.lose, first)
+        await on.cluster.lab.lose(first)
         await asyncio.sleep(OPERATOR_S)
         on.say(f"the operator says that {first} is lost")
         promoted_at = time.time()
@@ -74,11 +74,12 @@ async def region_loss(size: Size, say: Say) -> Report:
         rpo_s = max((lost_at - answered[talk] for talk in lost if talk in answered), default=0.0)
         broken = len([talk for talk in lost if talk not in answered])
         on.say(f"region {first} comes back")
-        await asyncio.to_thread(on.cluster.lab.restore, first)
+        await on.cluster.lab.restore(first)
         await _is_followed(on, first)
         await _have(on, first, "failback")
         back = await _silence(on)
         broken += await on.checker.still_heard() + await on.checker.hang_up_all()
+        await _leads(on, first)
         checks = [
             exactly("calls that ended with the region, or did not work in the other", broken, 0),
             silence_within("silence of calls, the operator's 2 s in it", silence, RTO_S),
@@ -94,7 +95,7 @@ async def region_loss(size: Size, say: Say) -> Report:
 async def region_switch(size: Size, say: Say) -> Report:
     """Carry out `SWITCH`. Raises `WardenError` where it cannot be."""
     async with stage_in_lab(SWITCH, size, say, numbers_of(size.calls), "geo") as on:
-        first, second = (region.name for region in on.cluster.lab.cluster.regions)
+        first, second = on.cluster.lab.regions
         on.town.talks += [talk_at(on.town, i, 0) for i in range(size.calls)]
         await on.open()
         silences: list[Check] = []
@@ -108,6 +109,7 @@ async def region_switch(size: Size, say: Say) -> Report:
             silences.append(silence_within(f"silence while the seats went to {region}", await _silence(on), RTO_S))
             broken += await on.checker.prove_calls()
         broken += await on.checker.hang_up_all()
+        await _leads(on, first)
         checks = [exactly("calls that ended, or did not work", broken, 0), *silences, await on.cdrs()]
         return on.report(checks, _setting(size))
 
@@ -144,7 +146,7 @@ async def _call_until_the_loss(on: Stage[HostedCluster], talks: list[Talk]) -> d
 
 async def _is_followed(on: Stage[HostedCluster], region: str) -> None:
     """Wait until a region has a copy of all that lives on the seats of the other one. Raises `WardenError`."""
-    node = on.cluster.nodes[on.cluster.lab.names_in(region)[0]]
+    node = on.cluster.nodes[_first_of(on, region)]
     until = time.monotonic() + COPY_S
     said: dict[str, object] = {}
     while time.monotonic() < until:
@@ -154,16 +156,33 @@ async def _is_followed(on: Stage[HostedCluster], region: str) -> None:
             said = {"error": str(error)}
         followed = said.get("followed_by")
         # The database has to follow too before anything can be brought back to it.
-        if isinstance(followed, dict) and set(followed) >= set(on.seats) and said.get("database") in ("standby", ""):
+        if isinstance(followed, dict) and set(followed) >= set(on.seats) and said.get("database") == "standby":
             on.say(f"region {region} follows")
             return
         await asyncio.sleep(POLL_S)
     raise WardenError(f"region {region} does not follow the other one: {said}")
 
 
+async def _leads(on: Stage[HostedCluster], region: str) -> None:
+    """Wait until the database of a region takes changes: the records of calls wait for it. Raises `WardenError`."""
+    node = on.cluster.nodes[_first_of(on, region)]
+
+    async def ask() -> None:
+        said = json.loads(await node.ask("GET", "region"))
+        if said["database"] != "primary":
+            raise WardenError(f"it is {said['database']}: {said['database_error']}")
+
+    await on.cluster.lab.until(ask, f"the database of {region} leads", COPY_S)
+
+
 async def _have(on: Stage[HostedCluster], region: str, *words: str) -> None:
     """An operator types `warden dr ...` on the first host of a region. Raises `WardenError`."""
-    on.say((await on.cluster.lab.run(on.cluster.lab.names_in(region)[0], WARDEN, "dr", *words)).strip())
+    on.say((await on.cluster.lab.run(_first_of(on, region), WARDEN, "dr", *words)).strip())
+    on.cluster.lab.primary = region
+
+
+def _first_of(on: Stage[HostedCluster], region: str) -> str:
+    return on.cluster.lab.regions[region].hosts_with("pbx")[0].name
 
 
 async def _silence(on: Stage[HostedCluster]) -> float | None:
@@ -181,9 +200,9 @@ async def _silence(on: Stage[HostedCluster]) -> float | None:
 
 async def _come_to(on: Stage[HostedCluster], region: str, prober: Softphone) -> float:
     """Have a phone register in a region, as DNS tells it; when it was."""
-    [at] = [part.seats[0].address for part in on.cluster.lab.cluster.regions if part.name == region]
+    there = Address(on.cluster.lab.regions[region].seats[0].address, on.cluster.lab.cluster.sip_port)
     for phone in (prober, *on.town.phones):
-        phone.server = Address(at, on.cluster.lab.cluster.sip_port)
+        phone.server = there
     until = time.monotonic() + RTO_S
     while True:
         try:

@@ -99,6 +99,7 @@ def _files_of(cluster: Cluster, geo: Geo | None, host: Host) -> Iterator[tuple[A
         yield "etc/warden/config.yml", "config.yml", 0o644
         yield "etc/warden/environment", "environment", SECRET
         yield "etc/systemd/system/pbx.service", "pbx.service", 0o644
+        yield "etc/systemd/system/pbx.service.d/keepalived.conf", "pbx-dropin.conf", 0o644
         yield "usr/local/bin/warden", "warden.sh", 0o755
     if instances_of(cluster, host):
         yield "etc/keepalived/keepalived.conf", "keepalived.conf", 0o644

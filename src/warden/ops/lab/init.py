@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import selectors
+import shlex
 import shutil
 import signal
 import socket
@@ -218,7 +219,7 @@ def unit_of(name: str) -> Unit | list[str] | None:
 def _after(folder: Path) -> list[list[str]]:
     """ExecStopPost of the drop-ins."""
     lines = [line for path in sorted(folder.glob("*.conf")) for line in path.read_text().splitlines()]
-    return [line.partition("=")[2].lstrip("-").split() for line in lines if line.startswith("ExecStopPost=")]
+    return [shlex.split(line.partition("=")[2].lstrip("-")) for line in lines if line.startswith("ExecStopPost=")]
 
 
 def _settings(file: Path) -> dict[str, str]:
