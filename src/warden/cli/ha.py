@@ -60,11 +60,9 @@ def plan(
         return
     table = Table("", "the guide's sizing", f"measured need of {users} users")
     for what, guide, measured in (
-        (
-            "option",
-            option,
-            f"in the guide's words: {worth.users}, uptime {worth.uptime}, complexity {worth.complexity}",
-        ),
+        ("option", option, ""),
+        ("for", worth.users, ""),
+        ("uptime, complexity", f"{worth.uptime}, {worth.complexity}", ""),
         ("regions", str(regions), "the second takes over by `warden dr promote`" if regions > 1 else ""),
         ("calls at a time", str(size.calls), str(need.calls)),
         ("nodes", f"{size.nodes} in each region" if regions > 1 else str(size.nodes), "2 bear the loss of one"),
