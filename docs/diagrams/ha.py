@@ -91,6 +91,64 @@ ACTIVE = cluster(
 )
 
 
+def regions(title: str, sites: Sequence[tuple[str, str, Sequence[str]]], notes: Sequence[str]) -> tuple[str, int, int]:
+    """The picture of two regions: name, seat, and hosts of each, with what goes from the first to the second."""
+    site_wide, gap, top = 2 * WIDE + 60, 200, 150
+    site_high = HIGH + 111
+    wide = 2 * site_wide + gap + 80
+    high = top + site_high + 40 + ROW * len(notes) + 20
+    parts = [text(wide / 2, 30, title, size=18, bold=True)]
+    parts += [box(wide / 2 - 160, 48, 320, 34, "white"), text(wide / 2, 70, "phones: SIP and audio, found by DNS")]
+    for i, (name, seat, runs) in enumerate(sites):
+        x = 40 + i * (site_wide + gap)
+        middle = x + site_wide / 2
+        parts += [
+            line(wide / 2, 82, middle, 108, dashed=bool(i)),
+            box(middle - WIDE / 2, 108, WIDE, 30, SEAT if not i else "white"),
+            text(middle, 128, seat),
+            box(x, top, site_wide, site_high, "white"),
+            text(middle, top + 26, f"region {name}: {('primary', 'standby')[i]}", bold=True),
+        ]
+        for j in (1, 2):
+            left = x + 20 + (j - 1) * (WIDE + 20)
+            parts += [box(left, top + 45, WIDE, HIGH - 40), text(left + WIDE / 2, top + 69, f"{name}{j}", bold=True)]
+            parts += [text(left + WIDE / 2, top + 92 + k * ROW, what, size=13) for k, what in enumerate(runs)]
+        parts += [
+            box(x + 20, top + HIGH + 25, 2 * WIDE + 20, 66),
+            text(middle, top + HIGH + 49, f"{name}-witness", bold=True),
+            text(middle, top + HIGH + 73, "etcd, Sentinel, Prometheus", size=13),
+            line(middle, top + HIGH + 5, middle, top + HIGH + 25, dashed=True),
+        ]
+    left, right = 40 + site_wide, 40 + site_wide + gap
+    for i, words in enumerate(("calls, registrations", "(HTTP 9000)", "database", "(PostgreSQL 5432)")):
+        parts.append(text(left + gap / 2, top + 78 + i * ROW + (i > 1) * 42, words, size=13))
+    for y in (top + 108, top + 194):
+        parts += [
+            line(left + 8, y, right - 8, y),
+            line(right - 8, y, right - 18, y - 6),
+            line(right - 8, y, right - 18, y + 6),
+        ]
+    parts += [
+        text(40, top + site_high + 36 + i * ROW, note, size=13, colour=SOFT, anchor="start")
+        for i, note in enumerate(notes)
+    ]
+    return "".join(parts), wide, high
+
+
+GEO = regions(
+    "geo: two regions, each a cluster by itself",
+    (
+        ("east", "seat main 192.168.1.100", (*FIRST, "PostgreSQL (Patroni)", "Redis, Sentinel", "etcd")),
+        ("west", "seat main 192.168.2.100", (*FIRST, "PostgreSQL (a copy)", "Redis, Sentinel", "etcd")),
+    ),
+    (
+        "Each region has its own etcd, Redis, Patroni and keepalived: the loss of one host stays within its region.",
+        "In the standby region no host holds a seat, until `warden dr promote` says that it is primary.",
+        "Dashed: votes, and what phones are told second.",
+    ),
+)
+
+
 def page(*pictures: tuple[str, int, int]) -> str:
     """Pictures below each other."""
     wide = max(picture[1] for picture in pictures)
@@ -105,8 +163,9 @@ def main() -> None:
     """Write them."""
     (HERE / "ha-active-passive.svg").write_text(page(PASSIVE), encoding="utf-8")
     (HERE / "ha-active-active.svg").write_text(page(ACTIVE), encoding="utf-8")
+    (HERE / "ha-geo.svg").write_text(page(GEO), encoding="utf-8")
     whole = HERE / "ha-architecture.svg"
-    whole.write_text(page(PASSIVE, ACTIVE), encoding="utf-8")
+    whole.write_text(page(PASSIVE, ACTIVE, GEO), encoding="utf-8")
     if (program := shutil.which("rsvg-convert")) is not None:
         subprocess.run([program, "--output", str(HERE / "ha-architecture.png"), str(whole)], check=True)  # noqa: S603
 

@@ -16,7 +16,7 @@ from warden.core.errors import ConfigError
 from warden.ops.ha import sizing
 from warden.ops.ha.findings import Finding
 from warden.ops.ha.folder import differences, write
-from warden.ops.ha.inventory import Cluster, Option
+from warden.ops.ha.inventory import REGIONS, Cluster, Option
 from warden.ops.ha.render import hosts_in, render, unit
 from warden.ops.ha.secret_values import secrets_of
 from warden.ops.ha.shared import shared_files
@@ -36,26 +36,46 @@ def init(*, option: Option = "active-active", users: Users | None = None) -> Non
 
 
 @app.command
-def plan(*, users: Users, as_json: AsJson = False) -> None:
-    """Say what a number of users needs: the deployment guide's table, and what Warden was measured to need of it."""
-    size, need = sizing.size_for(users), sizing.need_of(users)
-    once, yearly = sizing.cost_of(size)
-    option = "active-passive" if size.nodes == 2 else "active-active"
+def plan(
+    *,
+    users: Users,
+    option: Annotated[Option | None, Parameter(help="Not given: as the guide's table has it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a number of users needs: the deployment guide's table, and what Warden was measured to need of it.
+
+    With --option geo it is what each of the two regions needs, and the cost of both.
+    """
+    size, need = sizing.size_for(users, option), sizing.need_of(users)
+    option = option or sizing.option_for(size)
+    once, yearly = sizing.cost_of(size, option)
+    worth = sizing.OPTIONS[option]
+    regions = REGIONS if option == "geo" else 1
     if as_json:
-        told = {"option": option, "size": size, "measured": need, "usd_once": once, "usd_per_year": yearly}
+        told = {
+            "option": option, "guide": worth, "regions": regions, "size": size, "measured": need,
+            "usd_once": once, "usd_per_year": yearly,
+        }  # fmt: skip
         sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
         return
     table = Table("", "the guide's sizing", f"measured need of {users} users")
     for what, guide, measured in (
         ("option", option, ""),
+        ("for", worth.users, ""),
+        ("uptime, complexity", f"{worth.uptime}, {worth.complexity}", ""),
+        ("regions", str(regions), "the second takes over by `warden dr promote`" if regions > 1 else ""),
         ("calls at a time", str(size.calls), str(need.calls)),
-        ("nodes", str(size.nodes), "2 bear the loss of one"),
+        ("nodes", f"{size.nodes} in each region" if regions > 1 else str(size.nodes), "2 bear the loss of one"),
         ("cores per node", str(size.cores), f"{need.cores:.2f} busy on a node that carries all"),
         ("memory per node", f"{size.memory_gb} GB", f"{need.memory_mb} MB for Warden itself"),
         ("network", "", f"{need.mbit_s:.1f} Mbit/s of audio each way"),
         ("database", size.database, ""),
         ("Redis", size.redis, ""),
-        ("cost", f"${once:,} once, ${yearly:,} a year", "by the guide's prices"),
+        (
+            "cost",
+            f"${once:,} once, ${yearly:,} a year",
+            "by the guide's prices, of both regions" if regions > 1 else "by the guide's prices",
+        ),
     ):
         table.add_row(what, guide, measured)
     console = Console(highlight=False)

@@ -3,6 +3,9 @@
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
+
+from warden.ops.ha.inventory import REGIONS, Option
 
 BUSY_SHARE: Final = 0.25
 """Of the users, how many are in a call at the busiest moment (the guide: 25 calls for 100 users)."""
@@ -41,6 +44,22 @@ TABLE: Final = (
 )
 """The guide's, with Redis as it works (errata: a cluster without replicas dies with one node, two masters are none)."""
 
+
+class Worth(Struct, frozen=True):
+    """A row of the guide's table of options."""
+
+    uptime: str
+    complexity: str
+    users: str
+
+
+OPTIONS: Final[dict[Option, Worth]] = {
+    "active-passive": Worth("99.9%", "low", "small deployments (< 100 users)"),
+    "active-active": Worth("99.99%", "medium", "medium deployments (100-500 users)"),
+    "geo": Worth("99.999%", "high", "enterprise (> 500 users, multi-site)"),
+}
+"""The guide's words. Of geo its figure holds only for who promotes the other region within seconds (errata 20)."""
+
 SERVER_USD: Final = 3000
 NETWORK_USD: Final = 2000
 STORAGE_USD: Final = 1000
@@ -58,9 +77,22 @@ class Need(Struct, frozen=True):
     mbit_s: float
 
 
-def size_for(users: int) -> Size:
-    """The smallest row of the table that bears so many users; the largest where none does."""
-    return next((size for size in TABLE if users <= size.users), TABLE[-1])
+def size_for(users: int, option: Option | None = None) -> Size:
+    """The smallest row of the table that bears so many users, the largest where none does; with the nodes and stores
+    that the option has. Of `geo` it is each region's.
+    """
+    found = next((size for size in TABLE if users <= size.users), TABLE[-1])
+    two, three = TABLE[:2]
+    if option == "active-passive":
+        return replace(found, nodes=two.nodes, database=two.database, redis=two.redis)
+    if option == "active-active" and found.nodes < three.nodes:
+        return replace(found, nodes=three.nodes, database=three.database, redis=three.redis)
+    return found
+
+
+def option_for(size: Size) -> Option:
+    """What so many nodes are, where nobody says."""
+    return "active-passive" if size.nodes == TABLE[0].nodes else "active-active"
 
 
 def need_of(users: int) -> Need:
@@ -73,7 +105,8 @@ def need_of(users: int) -> Need:
     )
 
 
-def cost_of(size: Size) -> tuple[int, int]:
-    """US dollars, once and per year, by the guide's prices."""
+def cost_of(size: Size, option: Option) -> tuple[int, int]:
+    """US dollars, once and per year, by the guide's prices, of all regions."""
+    regions = REGIONS if option == "geo" else 1
     once = size.nodes * SERVER_USD + NETWORK_USD + STORAGE_USD
-    return once, size.nodes * POWER_PER_SERVER_USD + BANDWIDTH_USD
+    return regions * once, regions * (size.nodes * POWER_PER_SERVER_USD + BANDWIDTH_USD)
