@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from warden.ops.drills.planned import numbers, under_load
-from warden.ops.drills.report import Report
+from warden.ops.drills.report import Check, Report, Verdict
 from warden.ops.drills.stage import Drill, Run, Say, Size, stage_in_lab
 from warden.ops.ha.inventory import Option
 from warden.ops.ha.render import redis_order
@@ -15,14 +16,18 @@ from warden.ops.lab.faults import (
     DatabaseKilled,
     Deaf,
     Frozen,
+    HandedOver,
     Killed,
     Lossy,
+    Minority,
     PlannedStop,
     PowerOff,
+    RedisKilled,
     StoresUnreachable,
     Upgrade,
 )
 from warden.ops.lab.hosted import HostedCluster
+from warden.ops.lab.surroundings import AddressTwice, DiskFull
 from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS, Fault
 
 FULL: Final = Size(12, measured=12, rate_per_s=5.0)
@@ -40,6 +45,8 @@ class Kind(Struct, frozen=True):
     gap_ms_max: float | None
     lasts_s: float = 4.0
     options: tuple[Option, ...] = OPTIONS
+    says: str = ""
+    """What a node must say of it in its log."""
 
 
 def _first(cluster: HostedCluster) -> str:
@@ -51,6 +58,11 @@ KINDS: Final = (
         "power-off", "P1: no answered call ends with its host, and its audio is back within 0.6 s",
         "the power of the host that carries calls is cut, with its share of database, Redis and etcd",
         lambda cluster: [PowerOff(cluster, _first(cluster))], VRRP_GAP_MS, lasts_s=8.0,
+    ),
+    Kind(
+        "hand-over", "P4: a seat that is handed over takes its calls along, unnoticed",
+        "`warden handover` of each seat to its next host, and back",
+        lambda cluster: [HandedOver(cluster, seat) for seat in cluster.lab.cluster.seats], PLANNED_GAP_MS,
     ),
     Kind(
         "rolling-restart", "P4: restarting Warden on all hosts, one by one, is not noticed",
@@ -84,6 +96,11 @@ KINDS: Final = (
         lasts_s=8.0,
     ),
     Kind(
+        "kill-redis", "P7: losing all of Redis at once costs nothing",
+        "kill -9 of the Redis servers of all hosts; systemd starts them again, with what their files have",
+        lambda cluster: [RedisKilled(cluster, _first(cluster))], PLANNED_GAP_MS, lasts_s=8.0,
+    ),
+    Kind(
         "kill-etcd-member", "P6, P7: losing a member of etcd costs nothing",
         "kill -9 of etcd on one host",
         lambda cluster: [Killed(cluster, _first(cluster), "/usr/bin/etcd")], PLANNED_GAP_MS, lasts_s=8.0,
@@ -107,6 +124,21 @@ KINDS: Final = (
         "one-way", "P1, P6: a host that hears no other host loses no call",
         "all packets of the other hosts to one are dropped; phones reach it",
         lambda cluster: [Deaf(cluster, _first(cluster))], None, lasts_s=15.0,
+    ),
+    Kind(
+        "minority", "P1, P6: a host that is cut from all others, and not from the phones, loses no call",
+        "no packet passes between a host and the others, in either direction; phones reach all of them",
+        lambda cluster: [Minority(cluster, _first(cluster))], None, lasts_s=15.0,
+    ),
+    Kind(
+        "vip-duplicate", "P6: an address that a second host has as well costs no call, and no record is written twice",
+        "the address of a seat is added to another host by hand, which announces it by ARP; it is removed again",
+        lambda cluster: [AddressTwice(cluster, _first(cluster))], None,
+    ),
+    Kind(
+        "disk-full", "P1, P7: a disk without a byte left costs no call and no record, and the log tells of it",
+        "Warden's data folder and /var/log of a host that carries calls are full, and an extension is added meanwhile",
+        lambda cluster: [DiskFull(cluster, _first(cluster))], PLANNED_GAP_MS, says="directory is not kept",
     ),
     Kind(
         "packet-loss", "P1: a bad network costs no call",
@@ -138,6 +170,13 @@ def _runner(kind: Kind, option: Option) -> Run:
     async def run(size: Size, say: Say) -> Report:
         drill = Drill(f"{option}/{kind.name}", kind.promise, kind.does, full=FULL, short=SHORT)
         async with stage_in_lab(drill, size, say, numbers(size), option) as on:
-            return await under_load(on, size, kind.make(on.cluster), gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
+            faults = kind.make(on.cluster)
+            report = await under_load(on, size, faults, gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
+            return replace(report, checks=(*report.checks, _told(report, kind.says))) if kind.says else report
 
     return run
+
+
+def _told(report: Report, words: str) -> Check:
+    said = next((f"{one.who}: {one.what}" for one in report.story if words in one.what), "")
+    return Check("told in the log", words, said or "nothing", Verdict.OK if said else Verdict.FAILED)

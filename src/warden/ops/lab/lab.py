@@ -40,6 +40,7 @@ PROGRAMS: Final = {
     "ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux", "nft": "nftables", "keepalived": "keepalived",
     "haproxy": "haproxy", "redis-server": "redis-server", "redis-sentinel": "redis-sentinel", "etcd": "etcd-server",
     "etcdctl": "etcd-client", "patroni": "patroni", "curl": "curl", "prometheus": "prometheus", "psql": "postgresql",
+    "arping": "iputils-arping",
 }  # fmt: skip
 Say = Callable[[str], None]
 

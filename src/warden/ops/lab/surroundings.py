@@ -1,0 +1,79 @@
+"""What goes wrong around the programs of a lab's host: its address, its disk, its clock; and how it is put right."""
+
+import secrets
+from typing import Final
+
+from warden.ops.lab.faults import HostFault
+from warden.ops.lab.hosted import HostedCluster
+
+ANNOUNCED: Final = 2
+"""A machine that comes up tells the neighbours of its address so often, a second apart."""
+FULL: Final = ("/var/lib/warden", "/var/log")
+ROOM_KIB: Final = 64
+"""What is left on the disk before it is filled to the last byte."""
+NEW_NUMBER: Final = "79999"
+"""An extension that is added while the disk is full, so that there is something that cannot be written."""
+
+
+class AddressTwice(HostFault):
+    """Somebody gives another host the address of a seat, which tells the network that it is there: phones go on at the
+    wrong machine, and keepalived knows nothing of it.
+    """
+
+    gap_ms_max = None
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        inventory = cluster.lab.cluster
+        seat = next(seat for seat in inventory.seats if seat.successors[0] == host)
+        other = next(name for name in cluster.nodes if name != host)
+        super().__init__(cluster, host, f"address of {seat.name} also at {other}, taken from")
+        self._address = seat.address
+        self._interface = inventory.network.interface
+        self._other = cluster.lab.hosts[other]
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        await self._other.run("ip", "address", "add", f"{self._address}/32", "dev", self._interface)
+        await self._other.run("arping", "-U", "-c", str(ANNOUNCED), "-I", self._interface, self._address)
+
+    async def mend(self) -> None:
+        """As `Fault.mend`: nobody tells the network that it is gone."""
+        await self._other.run("ip", "address", "del", f"{self._address}/32", "dev", self._interface)
+        await self.settled()
+
+
+class DiskFull(HostFault):
+    """The folders that Warden and its neighbours write to have not one byte left. What a program has open it keeps, as
+    a file that was deleted; whatever is opened or made finds the disk full.
+    """
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        super().__init__(cluster, host, f"{' and '.join(FULL)} full at")
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        for folder in FULL:
+            await self.host.run("sh", "-c", _FILL.format(folder=folder, room=ROOM_KIB))
+        await self.cluster.nodes[self.host.name].ask(
+            "POST", "extensions", {"number": NEW_NUMBER, "password": secrets.token_urlsafe(18)}
+        )
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        for folder in FULL:
+            # A file may be open there.
+            await self.host.run("umount", "--lazy", folder)
+        await self.settled()
+
+
+_FILL: Final = """\
+set -e
+kept=$(mktemp -d /run/full.XXXXXX)
+mount --bind {folder} "$kept"
+mount -t tmpfs -o "size=$(($(du -sk "$kept" | cut -f 1) + {room}))k,mode=$(stat -c %a "$kept")" full {folder}
+chown --reference="$kept" {folder}
+cp -a "$kept/." {folder}
+umount "$kept"
+rmdir "$kept"
+! cat /dev/zero >{folder}/zeroes 2>/dev/null
+"""
