@@ -150,6 +150,8 @@ def _show(report: Report, console: Console) -> None:
     console.print(table)
     console.print(f"{escape(report.promise)}.", style="dim")
     console.print(f"{escape(report.setting)}.", style="dim")
+    for alert in report.alerts:
+        console.print(f"[yellow]alert:[/] {escape(str(alert))}")
     for note in report.notes:
         console.print(f"[yellow]noted:[/] {escape(note)}")
     style = STYLES[report.verdict]

@@ -6,11 +6,13 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from warden.core.errors import WardenError
 from warden.ops.drills.planned import numbers, under_load
-from warden.ops.drills.report import Check, Report, Verdict
+from warden.ops.drills.report import Check, Report, Verdict, alerts_of
 from warden.ops.drills.stage import Drill, Run, Say, Size, stage_in_lab
 from warden.ops.ha.inventory import Option
 from warden.ops.ha.render import redis_order
+from warden.ops.lab.alerts import alerts
 from warden.ops.lab.faults import (
     Cut,
     DatabaseKilled,
@@ -27,11 +29,14 @@ from warden.ops.lab.faults import (
     Upgrade,
 )
 from warden.ops.lab.hosted import HostedCluster
+from warden.ops.lab.lab import Lab
 from warden.ops.lab.surroundings import AddressTwice, DiskFull
 from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS, Fault
 
 FULL: Final = Size(12, measured=12, rate_per_s=5.0)
 SHORT: Final = Size(6, measured=6, rate_per_s=2.0)
+NOW_S: Final = 16.0
+"""Prometheus looks every 15 s: what it found then is how things are."""
 OPTIONS: Final[tuple[Option, ...]] = ("active-passive", "active-active")
 
 
@@ -47,6 +52,8 @@ class Kind(Struct, frozen=True):
     options: tuple[Option, ...] = OPTIONS
     says: str = ""
     """What a node must say of it in its log."""
+    alerts: tuple[str, ...] = ()
+    """The rules that are there for it."""
 
 
 def _first(cluster: HostedCluster) -> str:
@@ -58,6 +65,7 @@ KINDS: Final = (
         "power-off", "P1: no answered call ends with its host, and its audio is back within 0.6 s",
         "the power of the host that carries calls is cut, with its share of database, Redis and etcd",
         lambda cluster: [PowerOff(cluster, _first(cluster))], VRRP_GAP_MS, lasts_s=8.0,
+        alerts=("PBXNodeDown", "PBXFailover"),
     ),
     Kind(
         "hand-over", "P4: a seat that is handed over takes its calls along, unnoticed",
@@ -78,6 +86,7 @@ KINDS: Final = (
         "kill-warden", "P1: no answered call ends with the process that carries it",
         "kill -9 of Warden's processes on one host; systemd starts them again",
         lambda cluster: [Killed(cluster, _first(cluster), "warden", gap_ms_max=VRRP_GAP_MS)], VRRP_GAP_MS, lasts_s=8.0,
+        alerts=("PBXFailover",),
     ),
     Kind(
         "kill-keepalived", "P6: a host whose keepalived is dead speaks for no seat any more; its calls go on",
@@ -109,26 +118,30 @@ KINDS: Final = (
         "kill-database", "P7: losing the database's leader costs nothing",
         "kill -9 of Patroni and PostgreSQL where the leader is",
         lambda cluster: [DatabaseKilled(cluster, _first(cluster))], PLANNED_GAP_MS, lasts_s=20.0,
+        alerts=("DatabaseServerDown",),
     ),
     Kind(
         "cut-cable", "P1, P6: a host that is cut off loses no call, and speaks for nobody's",
         "the cable of a host is pulled, and put back",
         lambda cluster: [Cut(cluster, _first(cluster))], VRRP_GAP_MS, lasts_s=10.0,
+        alerts=("PBXNodeDown", "PBXFailover"),
     ),
     Kind(
         "freeze", "P1, P6: a frozen node's calls go on elsewhere, and it says nothing more when it thaws",
         "SIGSTOP of all of Warden's processes on a host for 6 s",
-        lambda cluster: [Frozen(cluster, _first(cluster))], None, lasts_s=6.0,
+        lambda cluster: [Frozen(cluster, _first(cluster))], None, lasts_s=6.0, alerts=("PBXFailover",),
     ),
     Kind(
         "one-way", "P1, P6: a host that hears no other host loses no call",
         "all packets of the other hosts to one are dropped; phones reach it",
         lambda cluster: [Deaf(cluster, _first(cluster))], None, lasts_s=15.0,
+        alerts=("PBXCoordinatorDown", "PBXFailover"),
     ),
     Kind(
         "minority", "P1, P6: a host that is cut from all others, and not from the phones, loses no call",
         "no packet passes between a host and the others, in either direction; phones reach all of them",
         lambda cluster: [Minority(cluster, _first(cluster))], None, lasts_s=15.0,
+        alerts=("PBXCoordinatorDown", "PBXFailover"),
     ),
     Kind(
         "vip-duplicate", "P6: an address that a second host has as well costs no call, and no record is written twice",
@@ -143,12 +156,13 @@ KINDS: Final = (
     Kind(
         "packet-loss", "P1: a bad network costs no call",
         "one of ten datagrams to a host is lost, SIP and audio",
-        lambda cluster: [Lossy(cluster, _first(cluster))], None, lasts_s=15.0,
+        lambda cluster: [Lossy(cluster, _first(cluster))], None, lasts_s=15.0, alerts=("PBXRtpLoss",),
     ),
     Kind(
         "stores-cut", "P7: a host that reaches no store loses no call",
         "all packets of Redis, etcd and PostgreSQL between a host and the others are dropped",
         lambda cluster: [StoresUnreachable(cluster, _first(cluster))], None, lasts_s=15.0,
+        alerts=("PBXCoordinatorDown", "PBXFailover"),
     ),
 )  # fmt: skip
 
@@ -170,11 +184,25 @@ def _runner(kind: Kind, option: Option) -> Run:
     async def run(size: Size, say: Say) -> Report:
         drill = Drill(f"{option}/{kind.name}", kind.promise, kind.does, full=FULL, short=SHORT)
         async with stage_in_lab(drill, size, say, numbers(size), option) as on:
-            faults = kind.make(on.cluster)
-            report = await under_load(on, size, faults, gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
-            return replace(report, checks=(*report.checks, _told(report, kind.says))) if kind.says else report
+            before, _ = await _alerts(on.cluster.lab, NOW_S)
+            report = await under_load(on, size, kind.make(on.cluster), gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
+            found, why = await _alerts(on.cluster.lab, report.seconds)
+            return replace(
+                report,
+                checks=(*report.checks, _told(report, kind.says)) if kind.says else report.checks,
+                notes=(*report.notes, why) if why else report.notes,
+                alerts=alerts_of(before, found, kind.alerts),
+            )
 
     return run
+
+
+async def _alerts(lab: Lab, since_s: float) -> tuple[dict[str, str], str]:
+    """What there was, and why that is not known: Prometheus may be away with its host."""
+    try:
+        return await alerts(lab, since_s), ""
+    except WardenError as error:
+        return {}, str(error)
 
 
 def _told(report: Report, words: str) -> Check:
