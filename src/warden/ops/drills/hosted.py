@@ -1,6 +1,8 @@
-"""Drills in a lab: the deployment guide's architectures, each program of which dies once under calls."""
+"""Drills in a lab: the deployment guide's architectures, each program of which dies once under calls, and all else that
+can happen to a cluster.
+"""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -10,6 +12,7 @@ from warden.core.errors import WardenError
 from warden.ops.drills.planned import numbers, under_load
 from warden.ops.drills.report import Check, Report, Verdict, alerts_of
 from warden.ops.drills.stage import Drill, Run, Say, Size, stage_in_lab
+from warden.ops.drills.storm import Storm, storm_numbers
 from warden.ops.ha.inventory import Option
 from warden.ops.ha.render import redis_order
 from warden.ops.lab.alerts import alerts
@@ -177,24 +180,46 @@ def drills() -> list[tuple[Drill, Run]]:
         for option in OPTIONS
         for kind in KINDS
         if option in kind.options
-    ]
+    ] + [_storm(option) for option in OPTIONS]
 
 
 def _runner(kind: Kind, option: Option) -> Run:
     async def run(size: Size, say: Say) -> Report:
         drill = Drill(f"{option}/{kind.name}", kind.promise, kind.does, full=FULL, short=SHORT)
         async with stage_in_lab(drill, size, say, numbers(size), option) as on:
-            before, _ = await _alerts(on.cluster.lab, NOW_S)
-            report = await under_load(on, size, kind.make(on.cluster), gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
-            found, why = await _alerts(on.cluster.lab, report.seconds)
-            return replace(
-                report,
-                checks=(*report.checks, _told(report, kind.says)) if kind.says else report.checks,
-                notes=(*report.notes, why) if why else report.notes,
-                alerts=alerts_of(before, found, kind.alerts),
-            )
+            work = under_load(on, size, kind.make(on.cluster), gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
+            report = await _with_alerts(on.cluster.lab, work, kind.alerts)
+            return replace(report, checks=(*report.checks, _told(report, kind.says))) if kind.says else report
 
     return run
+
+
+def _storm(option: Option) -> tuple[Drill, Run]:
+    drill = Drill(
+        f"{option}/registration-storm",
+        "P5, P9: when all phones come back at once, each is registered in the end, and calls go on",
+        "many phones register within seconds at all seats, while others talk and call (a lab: needs root)",
+        full=replace(FULL, registrations=1000),
+        short=replace(SHORT, registrations=200),
+    )
+
+    async def run(size: Size, say: Say) -> Report:
+        every = [*numbers(size), *storm_numbers(size.registrations)]
+        async with stage_in_lab(drill, size, say, every, option) as on:
+            storm = Storm(on, size.registrations)
+            report = await _with_alerts(on.cluster.lab, under_load(on, size, [storm]), ())
+            return replace(report, checks=(*report.checks, *storm.checks()))
+
+    return drill, run
+
+
+async def _with_alerts(lab: Lab, work: Awaitable[Report], expected: Sequence[str]) -> Report:
+    """Its report, with what Prometheus noticed meanwhile."""
+    before, _ = await _alerts(lab, NOW_S)
+    report = await work
+    found, why = await _alerts(lab, report.seconds)
+    notes = (*report.notes, why) if why else report.notes
+    return replace(report, notes=notes, alerts=alerts_of(before, found, expected))
 
 
 async def _alerts(lab: Lab, since_s: float) -> tuple[dict[str, str], str]:
