@@ -33,7 +33,7 @@ from warden.ops.lab.faults import (
 )
 from warden.ops.lab.hosted import HostedCluster
 from warden.ops.lab.lab import Lab
-from warden.ops.lab.surroundings import AddressTwice, DiskFull
+from warden.ops.lab.surroundings import AddressTwice, ClockStep, DiskFull
 from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS, Fault
 
 FULL: Final = Size(12, measured=12, rate_per_s=5.0)
@@ -157,6 +157,11 @@ KINDS: Final = (
         lambda cluster: [DiskFull(cluster, _first(cluster))], PLANNED_GAP_MS, says="directory is not kept",
     ),
     Kind(
+        "clock-step", "P1, P6: a clock that jumps by an hour costs no call, and makes no record untrue",
+        "the wall clock of Warden on a host that carries calls jumps one hour forward, and back",
+        lambda cluster: [ClockStep(cluster, _first(cluster))], PLANNED_GAP_MS, lasts_s=16.0, alerts=("PBXClocksApart",),
+    ),
+    Kind(
         "packet-loss", "P1: a bad network costs no call",
         "one of ten datagrams to a host is lost, SIP and audio",
         lambda cluster: [Lossy(cluster, _first(cluster))], None, lasts_s=15.0, alerts=("PBXRtpLoss",),
@@ -187,7 +192,11 @@ def _runner(kind: Kind, option: Option) -> Run:
     async def run(size: Size, say: Say) -> Report:
         drill = Drill(f"{option}/{kind.name}", kind.promise, kind.does, full=FULL, short=SHORT)
         async with stage_in_lab(drill, size, say, numbers(size), option) as on:
-            work = under_load(on, size, kind.make(on.cluster), gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
+            faults = kind.make(on.cluster)
+            for fault in faults:
+                if isinstance(fault, ClockStep):
+                    await fault.prepare()
+            work = under_load(on, size, faults, gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
             report = await _with_alerts(on.cluster.lab, work, kind.alerts)
             return replace(report, checks=(*report.checks, _told(report, kind.says))) if kind.says else report
 

@@ -40,7 +40,7 @@ PROGRAMS: Final = {
     "ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux", "nft": "nftables", "keepalived": "keepalived",
     "haproxy": "haproxy", "redis-server": "redis-server", "redis-sentinel": "redis-sentinel", "etcd": "etcd-server",
     "etcdctl": "etcd-client", "patroni": "patroni", "curl": "curl", "prometheus": "prometheus", "psql": "postgresql",
-    "arping": "iputils-arping",
+    "arping": "iputils-arping", "faketime": "faketime",
 }  # fmt: skip
 Say = Callable[[str], None]
 
@@ -149,10 +149,15 @@ class Lab:
         say("a database leads")
         await self.settled()
         say("all nodes are ready, every address is at one host")
-        # They would go by themselves, half a minute later.
+        await self.home()
+        say("every seat is at home")
+
+    async def home(self) -> None:
+        """Have every seat at its first successor, where each would go by itself half a minute later. Raises
+        `WardenError`.
+        """
         for seat in self.cluster.seats:
             await self.until(lambda seat=seat: self._bring_home(seat), f"{seat.name} is at home")  # type: ignore[misc]
-        say("every seat is at home")
 
     async def settled(self, within_s: float = READY_S) -> None:
         """Wait until every node could take calls, and every address is at one host. Raises `WardenError`."""

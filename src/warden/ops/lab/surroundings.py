@@ -11,6 +11,8 @@ ANNOUNCED: Final = 2
 FULL: Final = ("/var/lib/warden", "/var/log")
 ROOM_KIB: Final = 64
 """What is left on the disk before it is filled to the last byte."""
+STEP_S: Final = 3600
+CLOCK_FILE: Final = "/run/warden-clock"
 NEW_NUMBER: Final = "79999"
 """An extension that is added while the disk is full, so that there is something that cannot be written."""
 
@@ -66,6 +68,48 @@ class DiskFull(HostFault):
         await self.settled()
 
 
+class ClockStep(HostFault):
+    """The clock of a host jumps forward, and back: the wall clock of its signalling process, that is, for all hosts of
+    a lab have one kernel. What measures how long something takes goes on as it went. The media process, which it starts
+    without its own environment, looks at no wall clock.
+    """
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        super().__init__(cluster, host, f"clock {STEP_S / 3600:+g} h at")
+
+    async def prepare(self) -> None:
+        """Start the node anew with a clock that can be set, and have its seats at home. Raises `WardenError`."""
+        await self.host.run("sh", "-c", _CLOCK.format(place=CLOCK_FILE))
+        await self.host.systemctl("stop", "pbx")
+        await self.cluster.nodes[self.host.name].start()
+        await self.cluster.lab.home()
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        await self._set(STEP_S)
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await self._set(0)
+        await self.settled()
+
+    async def _set(self, seconds: int) -> None:
+        await self.host.run("sh", "-c", f"echo {seconds:+d} >{CLOCK_FILE}")
+
+
+_CLOCK: Final = """\
+set -e
+echo +0 >{place}
+library=$(ls /usr/lib/*/faketime/libfaketimeMT.so.1)
+cat >/usr/local/sbin/warden-by-another-clock <<END
+#!/bin/sh
+export LD_PRELOAD=$library FAKETIME_TIMESTAMP_FILE={place}
+export FAKETIME_CACHE_DURATION=1 FAKETIME_DONT_FAKE_MONOTONIC=1
+exec /opt/PBX/current/bin/warden "\\$@"
+END
+chmod 755 /usr/local/sbin/warden-by-another-clock
+sed -i 's|^ExecStart=[^ ]*|ExecStart=/usr/local/sbin/warden-by-another-clock|' /etc/systemd/system/pbx.service
+"""
 _FILL: Final = """\
 set -e
 kept=$(mktemp -d /run/full.XXXXXX)
