@@ -2,6 +2,7 @@
 can happen to a cluster.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -15,7 +16,7 @@ from warden.ops.drills.stage import Drill, Run, Say, Size, stage_in_lab
 from warden.ops.drills.storm import Storm, storm_numbers
 from warden.ops.ha.inventory import Option
 from warden.ops.ha.render import redis_order
-from warden.ops.lab.alerts import alerts
+from warden.ops.lab.alerts import LOOK_S, alerts, looked
 from warden.ops.lab.faults import (
     Cut,
     DatabaseKilled,
@@ -38,8 +39,6 @@ from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS, Fault
 
 FULL: Final = Size(12, measured=12, rate_per_s=5.0)
 SHORT: Final = Size(6, measured=6, rate_per_s=2.0)
-NOW_S: Final = 16.0
-"""Prometheus looks every 15 s: what it found then is how things are."""
 OPTIONS: Final[tuple[Option, ...]] = ("active-passive", "active-active")
 
 
@@ -196,7 +195,10 @@ def _runner(kind: Kind, option: Option) -> Run:
             for fault in faults:
                 if isinstance(fault, ClockStep):
                     await fault.prepare()
-            work = under_load(on, size, faults, gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
+
+            def work() -> Awaitable[Report]:
+                return under_load(on, size, faults, gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
+
             report = await _with_alerts(on.cluster.lab, work, kind.alerts)
             return replace(report, checks=(*report.checks, _told(report, kind.says))) if kind.says else report
 
@@ -216,27 +218,33 @@ def _storm(option: Option) -> tuple[Drill, Run]:
         every = [*numbers(size), *storm_numbers(size.registrations)]
         async with stage_in_lab(drill, size, say, every, option) as on:
             storm = Storm(on, size.registrations)
-            report = await _with_alerts(on.cluster.lab, under_load(on, size, [storm]), ())
+            report = await _with_alerts(on.cluster.lab, lambda: under_load(on, size, [storm]), ())
             return replace(report, checks=(*report.checks, *storm.checks()))
 
     return drill, run
 
 
-async def _with_alerts(lab: Lab, work: Awaitable[Report], expected: Sequence[str]) -> Report:
-    """Its report, with what Prometheus noticed meanwhile."""
-    before, _ = await _alerts(lab, NOW_S)
-    report = await work
-    found, why = await _alerts(lab, report.seconds)
+async def _with_alerts(lab: Lab, work: Callable[[], Awaitable[Report]], expected: Sequence[str]) -> Report:
+    """The report of the work, with what Prometheus noticed meanwhile. It has looked when the work begins, and where
+    something is expected of it, again afterwards.
+    """
+    why, before, found = "", dict[str, str](), dict[str, str]()
+    try:
+        await looked(lab)
+        before = await alerts(lab, LOOK_S)
+    except WardenError as error:
+        why = f"before the drill: {error}"
+    began = time.monotonic()
+    report = await work()
+    try:
+        found = await alerts(lab, time.monotonic() - began)
+        if not set(expected) <= set(found):
+            await looked(lab)
+            found = await alerts(lab, time.monotonic() - began)
+    except WardenError as error:
+        why = str(error)
     notes = (*report.notes, why) if why else report.notes
     return replace(report, notes=notes, alerts=alerts_of(before, found, expected))
-
-
-async def _alerts(lab: Lab, since_s: float) -> tuple[dict[str, str], str]:
-    """What there was, and why that is not known: Prometheus may be away with its host."""
-    try:
-        return await alerts(lab, since_s), ""
-    except WardenError as error:
-        return {}, str(error)
 
 
 def _told(report: Report, words: str) -> Check:
