@@ -8,7 +8,8 @@ from warden.ops.lab.hosted import HostedCluster
 
 ANNOUNCED: Final = 2
 """A machine that comes up tells the neighbours of its address so often, a second apart."""
-FULL: Final = ("/var/lib/warden", "/var/log")
+FULL: Final = {"/var/lib/warden": "", "/var/log": "--attributes-only"}
+"""Folders, and how their files are copied: what the whole machine has logged so far is not of the host."""
 ROOM_KIB: Final = 64
 """What is left on the disk before it is filled to the last byte."""
 STEP_S: Final = 3600
@@ -54,8 +55,8 @@ class DiskFull(HostFault):
 
     async def strike(self) -> None:
         """As `Fault.strike`."""
-        for folder in FULL:
-            await self.host.run("sh", "-c", _FILL.format(folder=folder, room=ROOM_KIB))
+        for folder, how in FULL.items():
+            await self.host.run("sh", "-c", _FILL.format(folder=folder, how=how, room=ROOM_KIB))
         await self.cluster.nodes[self.host.name].ask(
             "POST", "extensions", {"number": NEW_NUMBER, "password": secrets.token_urlsafe(18)}
         )
@@ -113,11 +114,9 @@ sed -i 's|^ExecStart=[^ ]*|ExecStart=/usr/local/sbin/warden-by-another-clock|' /
 _FILL: Final = """\
 set -e
 kept=$(mktemp -d /run/full.XXXXXX)
-mount --bind {folder} "$kept"
+cp -a {how} {folder}/. "$kept"
 mount -t tmpfs -o "size=$(($(du -sk "$kept" | cut -f 1) + {room}))k,mode=$(stat -c %a "$kept")" full {folder}
-chown --reference="$kept" {folder}
 cp -a "$kept/." {folder}
-umount "$kept"
-rmdir "$kept"
+rm -r "$kept"
 ! cat /dev/zero >{folder}/zeroes 2>/dev/null
 """
