@@ -14,7 +14,9 @@ from cluster_lab import Cluster, Member
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.alone]
 
-DRILL = ("drill", "run", "handover", "--target", "production")
+STRICT = ("drill", "run", "handover", "--target", "production")
+DRILL = (*STRICT, "--despite-warnings")
+"""A test's Redis keeps nothing, which its nodes warn of."""
 
 
 @pytest.fixture
@@ -54,12 +56,13 @@ def refused(node: Member, *argv: str, code: int) -> str:
 def test_a_seat_of_a_running_cluster_goes_to_another_node_and_back_and_nothing_is_left(cluster: Cluster) -> None:
     first, second = cluster.nodes.values()
 
+    assert "n1: warns: redis" in refused(first, *STRICT, "--yes", "pbx-cluster", code=1)
     # Nobody agrees, or to something else, or it is no drill for a cluster that serves people: nothing is touched.
     assert "nobody is here to agree; `--yes pbx-cluster` agrees" in refused(first, *DRILL, code=1)
     assert "'test' is not the name of this cluster" in refused(first, *DRILL, "--yes", "test", code=1)
     kill = ("drill", "run", "kill", "--target", "production", "--yes", "pbx-cluster")
     assert "a cluster that serves people bears only handover" in refused(first, *kill, code=2)
-    assert "--seat and --yes are for --target production" in refused(
+    assert "--seat, --yes and --despite-warnings are for --target production" in refused(
         first, "drill", "run", "kill", "--yes", "x", code=2
     )
     assert "there is no seat s9; --seat names one of s1, s2" in refused(first, *DRILL, "--seat", "s9", code=1)

@@ -76,6 +76,9 @@ def run(
         None
     ),
     yes: Annotated[str | None, Parameter(help="In production, the cluster's name, so that nobody is asked.")] = None,
+    despite_warnings: Annotated[
+        bool, Parameter(negative="", help="In production, also where a node warns of something in `warden status`.")
+    ] = False,
     as_json: AsJson = False,
     settings: Given,
 ) -> int:
@@ -86,8 +89,8 @@ def run(
     broken, or could not be shown to be kept.
     """
     live = target == "production"
-    if not live and (seat or yes):
-        raise ConfigError(("drill: --seat and --yes are for --target production",))
+    if not live and (seat or yes or despite_warnings):
+        raise ConfigError(("drill: --seat, --yes and --despite-warnings are for --target production",))
     if live and option:
         raise ConfigError(("drill: --option makes a lab, --target production has a cluster already",))
     chosen = names or tuple(
@@ -108,7 +111,10 @@ def run(
         return replace(drill.short if short else drill.full, **given)
 
     if live:
-        runs = run_live(names, size_of, settings.load(), console, _teller(console), seat=seat, yes=yes)
+        runs = run_live(
+            names, size_of, settings.load(), console, _teller(console),
+            seat=seat, yes=yes, despite_warnings=despite_warnings,
+        )  # fmt: skip
     else:
         runs = (uvloop.run(_run(name, size_of(CATALOG[name][0]), console)) for name in chosen)
     reports = []

@@ -29,6 +29,7 @@ def run_live(
     *,
     seat: str | None,
     yes: str | None,
+    despite_warnings: bool,
 ) -> Iterator[Report]:
     """Run the drills that a cluster in use bears. Raises `ConfigError` for another one, and `WardenError` where the
     cluster is not well as it is, or nobody agrees.
@@ -40,7 +41,7 @@ def run_live(
     for name in names or tuple(LIVE):
         # Before each of them: the one before may have shown something.
         cluster, seats = node.get("cluster", Cluster), node.get("seats", Seats)
-        if whys := unfit(cluster, seats):
+        if whys := unfit(cluster, seats, despite_warnings=despite_warnings):
             raise WardenError(f"drill: cluster {cluster.name} is not well, and is left alone: {'; '.join(whys)}")
         moved, to = route(cluster, seats, seat)
         size = size_of(LIVE[name])

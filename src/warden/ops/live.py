@@ -44,7 +44,7 @@ class Door(Protocol):
         """Have something done; what is said of it."""
 
 
-def unfit(cluster: Cluster, seats: Seats) -> list[str]:
+def unfit(cluster: Cluster, seats: Seats, *, despite_warnings: bool = False) -> list[str]:
     """Why the cluster is to be left alone: whatever it lacks already. Empty where all is well."""
     if not cluster.clustered:
         return [f"{cluster.node} is in no cluster"]
@@ -55,7 +55,7 @@ def unfit(cluster: Cluster, seats: Seats) -> list[str]:
     for member in cluster.members:
         whys = [why for why in member.refusals if why != NO_SEAT]
         whys += [f"does not store: {what}" for what in member.not_stored]
-        whys += [f"warns: {what}" for what in member.warnings]
+        whys += [f"warns: {what}" for what in member.warnings if not despite_warnings]
         whys += ["is draining"] if member.draining else []
         whys += [f"has {member.unprotected_calls} unprotected calls"] if member.unprotected_calls else []
         found += [f"{member.node}: {why}" for why in whys]

@@ -50,6 +50,12 @@ def test_a_node_that_is_not_well_is_told_and_the_cluster_left_alone(change: dict
     assert unfit(cluster(WELL, OTHER.model_copy(update=change)), Seats(items=[SEAT])) == [why]
 
 
+def test_warnings_alone_may_be_put_up_with() -> None:
+    warned = OTHER.model_copy(update={"warnings": ["a certificate expires"], "draining": True})
+    told = unfit(cluster(WELL, warned), Seats(items=[SEAT]), despite_warnings=True)
+    assert told == ["n2: is draining"]
+
+
 def test_a_cluster_without_a_node_a_holder_or_a_coordinator_is_left_alone() -> None:
     orphan = SEAT.model_copy(update={"holder": None})
     assert unfit(cluster(WELL), Seats(items=[SEAT])) == ["n2 is missing"]
