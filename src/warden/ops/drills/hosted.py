@@ -148,7 +148,8 @@ KINDS: Final = (
     Kind(
         "vip-duplicate", "P6: an address that a second host has as well costs no call, and no record is written twice",
         "the address of a seat is added to another host by hand, which announces it by ARP; it is removed again",
-        lambda cluster: [AddressTwice(cluster, _first(cluster))], None,
+        lambda cluster: [AddressTwice(cluster, _first(cluster))], None, alerts=("PBXWarnings",),
+        says="another machine says that it has the address of a seat",
     ),
     Kind(
         "disk-full", "P1, P7: a disk without a byte left costs no call and no record, and the log tells of it",
@@ -158,7 +159,7 @@ KINDS: Final = (
     Kind(
         "clock-step", "P1, P6: a clock that jumps by an hour costs no call, and makes no record untrue",
         "the wall clock of Warden on a host that carries calls jumps one hour forward, and back",
-        lambda cluster: [ClockStep(cluster, _first(cluster))], PLANNED_GAP_MS, lasts_s=16.0, alerts=("PBXClocksApart",),
+        lambda cluster: [ClockStep(cluster, _first(cluster))], PLANNED_GAP_MS, lasts_s=16.0,
     ),
     Kind(
         "packet-loss", "P1: a bad network costs no call",
@@ -210,8 +211,8 @@ def _storm(option: Option) -> tuple[Drill, Run]:
         f"{option}/registration-storm",
         "P5, P9: when all phones come back at once, each is registered in the end, and calls go on",
         "many phones register within seconds at all seats, while others talk and call (a lab: needs root)",
-        full=replace(FULL, registrations=1000),
-        short=replace(SHORT, registrations=200),
+        full=replace(FULL, registrations=2000),
+        short=replace(SHORT, registrations=400),
     )
 
     async def run(size: Size, say: Say) -> Report:

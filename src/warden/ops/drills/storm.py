@@ -16,7 +16,7 @@ from warden.ops.softphone import Refused, Softphone
 from warden.ops.town import side_by_side
 
 PER_SOCKET: Final = 100
-BETWEEN_S: Final = 0.002
+BETWEEN_S: Final = 0.001
 """As fast as the phones of this process can without being late with the audio of the calls beside them."""
 AGAIN_S: Final = (1.0, 4.0)
 """A phone that is refused, or hears nothing, tries again after so long, each after another time."""
@@ -86,6 +86,6 @@ class Storm:
             soon = Check(what, promised, "no phone was", Verdict.FAILED)
         else:
             p50, p95 = (nearest_rank(self.took_s, share) for share in (0.5, 0.95))
-            told = f"p50 {p50:.1f}, p95 {p95:.1f}, max {self.took_s[-1]:.1f} s"
+            told = f"p50 {p50 * 1000:,.0f}, p95 {p95 * 1000:,.0f}, max {self.took_s[-1] * 1000:,.0f} ms"
             soon = Check(what, promised, told, Verdict.OK)
         return exactly("phones of the storm that could not register", self._phones - len(self.took_s), 0), soon

@@ -1,8 +1,11 @@
 """What goes wrong around the programs of a lab's host: its address, its disk, its clock; and how it is put right."""
 
 import secrets
+import time
+from email.utils import parsedate_to_datetime
 from typing import Final
 
+from warden.core.errors import WardenError
 from warden.ops.lab.faults import HostFault
 from warden.ops.lab.hosted import HostedCluster
 
@@ -13,6 +16,9 @@ FULL: Final = {"/var/lib/warden": "", "/var/log": "--attributes-only"}
 ROOM_KIB: Final = 64
 """What is left on the disk before it is filled to the last byte."""
 STEP_S: Final = 3600
+SET_S: Final = 5.0
+"""The library looks once a second."""
+EPOCH: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
 CLOCK_FILE: Final = "/run/warden-clock"
 NEW_NUMBER: Final = "79999"
 """An extension that is added while the disk is full, so that there is something that cannot be written."""
@@ -96,6 +102,16 @@ class ClockStep(HostFault):
 
     async def _set(self, seconds: int) -> None:
         await self.host.run("sh", "-c", f"echo {seconds:+d} >{CLOCK_FILE}")
+
+        async def look() -> None:
+            # By the date of an answer, which the process that is drilled writes there.
+            said = await self.host.run("curl", "--silent", "--head", "--max-time", "2", "http://127.0.0.1:9000/live")
+            date = next((line for line in said.splitlines() if line.lower().startswith("date:")), "")
+            shows = parsedate_to_datetime(date.partition(":")[2].strip() or EPOCH).timestamp()
+            if abs(shows - time.time() - seconds) > SET_S:
+                raise WardenError(f"its clock shows {date or 'nothing'}")
+
+        await self.cluster.lab.until(look, f"the clock of Warden on {self.host.name} is set", 2 * SET_S)
 
 
 _CLOCK: Final = """\
