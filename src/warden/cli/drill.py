@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 import uvloop
@@ -16,11 +16,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from warden.cli.drill_live import run_live
+from warden.cli.settings import Given
 from warden.core.errors import ConfigError
 from warden.ops.drills.catalog import CATALOG
 from warden.ops.drills.page import html_of, markdown_of
 from warden.ops.drills.report import Report, Verdict
-from warden.ops.drills.stage import Say, Size
+from warden.ops.drills.stage import Drill, Say, Size
 from warden.ops.ha.inventory import Option
 
 STYLES: Final = {Verdict.OK: "green", Verdict.FAILED: "red", Verdict.UNKNOWN: "yellow"}
@@ -66,20 +68,38 @@ def run(
     save: Annotated[
         Path | None, Parameter(help="A folder for each drill's report, as JSON and as a page for a browser.")
     ] = None,
+    target: Annotated[
+        Literal["lab", "production"],
+        Parameter(help="production: the cluster of the settings, which serves people; only `handover` is for it."),
+    ] = "lab",
+    seat: Annotated[str | None, Parameter(help="In production, the seat that moves; by default that of this node.")] = (
+        None
+    ),
+    yes: Annotated[str | None, Parameter(help="In production, the cluster's name, so that nobody is asked.")] = None,
+    despite_warnings: Annotated[
+        bool, Parameter(negative="", help="In production, also where a node warns of something in `warden status`.")
+    ] = False,
     as_json: AsJson = False,
+    settings: Given,
 ) -> int:
-    """Run the drills NAMES, or all that need no lab; about a minute each.
+    """Run the drills NAMES, or all that need no lab; about a minute each. With `--target production`, those that the
+    cluster which this node is in bears: it must be well, and its name is asked for.
 
     Needs redis-server (`stores` PostgreSQL as well), no root and no network. The exit code is 1 where a promise was
     broken, or could not be shown to be kept.
     """
+    live = target == "production"
+    if not live and (seat or yes or despite_warnings):
+        raise ConfigError(("drill: --seat, --yes and --despite-warnings are for --target production",))
+    if live and option:
+        raise ConfigError(("drill: --option makes a lab, --target production has a cluster already",))
     chosen = names or tuple(
         name for name in CATALOG if name.startswith(f"{option}/" if option else "") and ("/" in name) == bool(option)
     )
     if not chosen:
         raise ConfigError((f"--option {option}: there is no drill of that option yet",))
     unknown = [name for name in names if name not in CATALOG]
-    if unknown:
+    if unknown and not live:
         raise ConfigError(
             tuple(f"drill {name}: there is none of that name, but {', '.join(CATALOG)}" for name in unknown)
         )
@@ -88,17 +108,26 @@ def run(
     }  # fmt: skip
     given = {name: value for name, value in changes.items() if value is not None}
     console = Console(stderr=as_json, highlight=False)
+
+    def size_of(drill: Drill) -> Size:
+        return replace(drill.short if short else drill.full, **given)
+
+    if live:
+        runs = run_live(
+            names, size_of, settings.load(), console, _teller(console),
+            seat=seat, yes=yes, despite_warnings=despite_warnings,
+        )  # fmt: skip
+    else:
+        runs = (uvloop.run(_run(name, size_of(CATALOG[name][0]), console)) for name in chosen)
     reports = []
-    for name in chosen:
-        drill, _ = CATALOG[name]
-        size = replace(drill.short if short else drill.full, **given)
-        try:
-            reports.append(uvloop.run(_run(name, size, console)))
-        except asyncio.CancelledError:
-            return 1
-        _show(reports[-1], console)
-        if save is not None:
-            _save(reports[-1], save)
+    try:
+        for report in runs:
+            reports.append(report)
+            _show(report, console)
+            if save is not None:
+                _save(report, save)
+    except asyncio.CancelledError:
+        return 1
     ok = all(report.verdict is Verdict.OK for report in reports)
     if as_json:
         drills = [{**msgspec.structs.asdict(report), "verdict": report.verdict} for report in reports]
@@ -152,6 +181,8 @@ def _show(report: Report, console: Console) -> None:
     console.print(table)
     console.print(f"{escape(report.promise)}.", style="dim")
     console.print(f"{escape(report.setting)}.", style="dim")
+    for alert in report.alerts:
+        console.print(f"[yellow]alert:[/] {escape(str(alert))}")
     for note in report.notes:
         console.print(f"[yellow]noted:[/] {escape(note)}")
     style = STYLES[report.verdict]

@@ -189,6 +189,10 @@ class Agent:
         holder = None if self.error else self.holders.get(seat)
         return None if holder is None or holder.node else holder.epoch
 
+    def rests_here(self, seat: str) -> bool:
+        """Whether this node holds the seat and neither takes it up nor lets it go just now, nor is told to."""
+        return seat in self.held and seat not in self._busy and seat not in self._wishes and not self.draining
+
     def undrain(self) -> None:
         """Take seats again. What was handed over stays where it is."""
         self.draining = False

@@ -33,6 +33,7 @@ from warden.net.sockets import Sockets
 from warden.node import build, stores
 from warden.node.addresses import PlacedSeats, addresses_of
 from warden.node.data import DirectoryFile
+from warden.node.defence import Defence
 from warden.node.http import HttpServer
 from warden.node.media_door import MediaDoor
 from warden.node.peers import CallEvents, Peers, PromisesFile
@@ -284,6 +285,16 @@ class Node:
             fifo = cluster.keepalived.notify_fifo
             self._state.vrrp = vrrp = Vrrp(fifo, instances, agent.address_is_here, self._claim, look_again)
             running.append(tasks.create_task(vrrp.run(), name="vrrp"))
+        if cluster.failover_driver == "keepalived" or cluster.manage_address == "netlink":
+
+            async def is_ours(seat: str) -> bool:
+                holding = (await coordinator.holdings()).get(seat)
+                return holding is not None and holding.holder == self._name and holding.expires_in_s > 0
+
+            self._state.defence = defence = Defence(
+                {seat.name: seat.address for seat in seats}, agent.rests_here, is_ours, self._clock.now
+            )
+            running.append(tasks.create_task(defence.run(), name="defence"))
         await self._or_stopped(agent.settled())
         await host.remove_leftovers()
         return running

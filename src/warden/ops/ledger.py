@@ -3,17 +3,24 @@
 import asyncio
 import time
 from collections import defaultdict
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from msgspec import Struct
 
 from warden.call.cdr import Cdr, Party, Result
-from warden.store.durable import SqlDurable
 
 CDR_S: Final = 10.0
 """How long the last records may take on their way to the database."""
 TIME_OFF_S: Final = 1.0
 """By how much a CDR's times may differ from what the phones saw (promise P1)."""
+
+
+class Records(Protocol):
+    """Where the CDRs are."""
+
+    async def cdrs(self, *, limit: int, before_utc: float | None) -> Sequence[Cdr]:
+        """A page of them, the newest first, that ended before a time."""
 
 
 class Ended(Struct, frozen=True):
@@ -49,7 +56,7 @@ class Ledger:
         self.ended: list[Ended] = []
         self.lost: set[tuple[str, str]] = set()
 
-    async def compare(self, durable: SqlDurable, within_s: float = CDR_S) -> list[Wrong]:
+    async def compare(self, durable: Records, within_s: float = CDR_S) -> list[Wrong]:
         """Compare all CDRs with what the phones saw, as soon as there are enough or the time is over."""
         until = time.monotonic() + within_s
         while True:
@@ -99,7 +106,7 @@ def _faults(cdr: Cdr | None, ended: Ended) -> list[str]:
     return faults
 
 
-async def _all_cdrs(durable: SqlDurable) -> list[Cdr]:
+async def _all_cdrs(durable: Records) -> list[Cdr]:
     found: dict[str, Cdr] = {}
     before: float | None = None
     while page := [cdr for cdr in await durable.cdrs(limit=1000, before_utc=before) if cdr.id not in found]:

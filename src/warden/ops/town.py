@@ -52,8 +52,15 @@ class Town:
     """The phones. Open it when the cluster stands; `passwords` has those of all numbers."""
 
     def __init__(
-        self, seats: Sequence[Address], passwords: Mapping[str, str], *, local_host: str = "127.0.0.1"
+        self,
+        seats: Sequence[Address],
+        passwords: Mapping[str, str],
+        *,
+        local_host: str = "127.0.0.1",
+        prefix: str = "",
     ) -> None:
+        self.prefix = prefix
+        """What the numbers of a drill's phones begin with, where there are others beside them."""
         self.talks: list[Talk] = []
         self.ringing: list[Talk] = []
         self.phones: list[Softphone] = []

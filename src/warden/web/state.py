@@ -67,6 +67,14 @@ class RegionView(Protocol):
         """Make this region the primary one. Raises `WardenError`."""
 
 
+class DefenceView(Protocol):
+    """Which addresses of seats held here another machine says that it has too, in words."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """For the operator."""
+
+
 class NodeState(Struct):
     """A running node. `seats` are those that it holds now, by name; `agent` is None where the node is no member of a
     cluster. `roster` is what it knows of the registrations at all seats, `bans` of who is shut out.
@@ -93,6 +101,7 @@ class NodeState(Struct):
     agent: Agent | None = None
     vrrp: VrrpView | None = None
     region: RegionView | None = None
+    defence: DefenceView | None = None
     roster: Roster = field(default_factory=Roster)
     bans: Bans = field(default_factory=Bans)
     overload: Overload = field(default_factory=Overload)
@@ -153,8 +162,8 @@ class NodeState(Struct):
 
     def warnings(self) -> list[str]:
         """What the operator should look at, though all works: settings in which the nodes of a cluster differ, seats
-        that nobody could take over, what the store would lose, records that could not be read, certificates that have
-        expired, items of the dialplan that could not be read.
+        that nobody could take over, addresses that another machine has too, what the store would lose, records that
+        could not be read, certificates that have expired, items of the dialplan that could not be read.
         """
         found = [*([] if self.agent is None else self.agent.warnings), *self.store_warnings]
         if self.region is not None:
@@ -162,6 +171,7 @@ class NodeState(Struct):
                 found.append(f"the region's database is not seen to: {self.region.database_error}")
             if self.region.regions.keep_error:
                 found.append(f"which region is the primary one is not kept: {self.region.regions.keep_error}")
+        found += [] if self.defence is None else self.defence.warnings
         for what, limiter in (("calls", self.overload.calls), ("registrations", self.overload.registrations)):
             if limiter.level > TOLD_LEVEL:
                 found.append(f"overloaded: {limiter.level:.0%} of the new {what} are refused")

@@ -1,11 +1,12 @@
 """A drill is believed only where it knows: what it does not know for sure is never a promise kept."""
 
+import msgspec
 import pytest
 
 from warden.ops.checker import Gap
 from warden.ops.drills.lateness import Late
 from warden.ops.drills.page import html_of, markdown_of
-from warden.ops.drills.report import Check, Moment, Report, Verdict, at_pace, exactly, silence
+from warden.ops.drills.report import Check, Moment, Report, Verdict, alerts_of, at_pace, exactly, silence
 from warden.ops.drills.speakers import Turn, out_of_turn
 
 IN_TIME = Late(p99_ms=3.0, max_ms=12.0)
@@ -68,3 +69,27 @@ def test_a_report_is_a_page_that_needs_nothing_else_and_hides_no_markup() -> Non
     told = markdown_of([report])
     assert "| active-active/kill | failed | 1 |" in told
     assert "No call was listened to" in html_of(Report("x", "", "", (), (), 1.0))
+
+
+def test_alerts_say_whether_they_should_be_there_and_whether_they_were_before() -> None:
+    before = {"PBXFailover": "firing", "MachineCpuBusy": "pending"}
+    found = {"PBXFailover": "firing", "PBXNodeDown": "pending", "MachineCpuBusy": "firing"}
+    told = [str(alert) for alert in alerts_of(before, found, ("PBXNodeDown", "PBXFailover", "EtcdMemberDown"))]
+    assert told == [
+        "EtcdMemberDown: silent, though it should not be",
+        "MachineCpuBusy: firing",
+        "PBXFailover: firing, as it should, and was so before",
+        "PBXNodeDown: pending, as it should",
+    ]
+
+
+def test_alerts_are_on_every_page_change_no_verdict_and_are_missing_in_older_reports() -> None:
+    kept = (exactly("calls dropped", 0, 0),)
+    report = Report("active-active/kill", "P1", "", kept, (), 1.0, alerts=alerts_of({}, {}, ("PBXNodeDown",)))
+    assert report.verdict is Verdict.OK
+    assert "PBXNodeDown: silent, though it should not be" in html_of(report)
+    assert "- alert: PBXNodeDown: silent, though it should not be\n" in markdown_of([report])
+    assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report
+    old = msgspec.json.decode(msgspec.json.encode(report))
+    del old["alerts"]
+    assert msgspec.convert(old, Report).alerts == ()

@@ -1,28 +1,40 @@
-"""Drills in a lab: the deployment guide's architectures, each program of which dies once under calls."""
+"""Drills in a lab: the deployment guide's architectures, each program of which dies once under calls, and all else that
+can happen to a cluster.
+"""
 
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from warden.core.errors import WardenError
 from warden.ops.drills.planned import numbers, under_load
-from warden.ops.drills.report import Report
+from warden.ops.drills.report import Check, Report, Verdict, alerts_of
 from warden.ops.drills.stage import Drill, Run, Say, Size, stage_in_lab
+from warden.ops.drills.storm import Storm, storm_numbers
 from warden.ops.ha.inventory import Option
 from warden.ops.ha.render import redis_order
+from warden.ops.lab.alerts import LOOK_S, alerts, looked
 from warden.ops.lab.faults import (
     Cut,
     DatabaseKilled,
     Deaf,
     Frozen,
+    HandedOver,
     Killed,
     Lossy,
+    Minority,
     PlannedStop,
     PowerOff,
+    RedisKilled,
     StoresUnreachable,
     Upgrade,
 )
 from warden.ops.lab.hosted import HostedCluster
+from warden.ops.lab.lab import Lab
+from warden.ops.lab.surroundings import AddressTwice, ClockStep, DiskFull
 from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS, Fault
 
 FULL: Final = Size(12, measured=12, rate_per_s=5.0)
@@ -40,6 +52,10 @@ class Kind(Struct, frozen=True):
     gap_ms_max: float | None
     lasts_s: float = 4.0
     options: tuple[Option, ...] = OPTIONS
+    says: str = ""
+    """What a node must say of it in its log."""
+    alerts: tuple[str, ...] = ()
+    """The rules that are there for it."""
 
 
 def _first(cluster: HostedCluster) -> str:
@@ -51,6 +67,12 @@ KINDS: Final = (
         "power-off", "P1: no answered call ends with its host, and its audio is back within 0.6 s",
         "the power of the host that carries calls is cut, with its share of database, Redis and etcd",
         lambda cluster: [PowerOff(cluster, _first(cluster))], VRRP_GAP_MS, lasts_s=8.0,
+        alerts=("PBXNodeDown", "PBXFailover"),
+    ),
+    Kind(
+        "hand-over", "P4: a seat that is handed over takes its calls along, unnoticed",
+        "`warden handover` of each seat to its next host, and back",
+        lambda cluster: [HandedOver(cluster, seat) for seat in cluster.lab.cluster.seats], PLANNED_GAP_MS,
     ),
     Kind(
         "rolling-restart", "P4: restarting Warden on all hosts, one by one, is not noticed",
@@ -66,6 +88,7 @@ KINDS: Final = (
         "kill-warden", "P1: no answered call ends with the process that carries it",
         "kill -9 of Warden's processes on one host; systemd starts them again",
         lambda cluster: [Killed(cluster, _first(cluster), "warden", gap_ms_max=VRRP_GAP_MS)], VRRP_GAP_MS, lasts_s=8.0,
+        alerts=("PBXFailover",),
     ),
     Kind(
         "kill-keepalived", "P6: a host whose keepalived is dead speaks for no seat any more; its calls go on",
@@ -84,6 +107,11 @@ KINDS: Final = (
         lasts_s=8.0,
     ),
     Kind(
+        "kill-redis", "P7: losing all of Redis at once costs nothing",
+        "kill -9 of the Redis servers of all hosts; systemd starts them again, with what their files have",
+        lambda cluster: [RedisKilled(cluster, _first(cluster))], PLANNED_GAP_MS, lasts_s=8.0,
+    ),
+    Kind(
         "kill-etcd-member", "P6, P7: losing a member of etcd costs nothing",
         "kill -9 of etcd on one host",
         lambda cluster: [Killed(cluster, _first(cluster), "/usr/bin/etcd")], PLANNED_GAP_MS, lasts_s=8.0,
@@ -92,31 +120,57 @@ KINDS: Final = (
         "kill-database", "P7: losing the database's leader costs nothing",
         "kill -9 of Patroni and PostgreSQL where the leader is",
         lambda cluster: [DatabaseKilled(cluster, _first(cluster))], PLANNED_GAP_MS, lasts_s=20.0,
+        alerts=("DatabaseServerDown",),
     ),
     Kind(
         "cut-cable", "P1, P6: a host that is cut off loses no call, and speaks for nobody's",
         "the cable of a host is pulled, and put back",
         lambda cluster: [Cut(cluster, _first(cluster))], VRRP_GAP_MS, lasts_s=10.0,
+        alerts=("PBXNodeDown", "PBXFailover"),
     ),
     Kind(
         "freeze", "P1, P6: a frozen node's calls go on elsewhere, and it says nothing more when it thaws",
         "SIGSTOP of all of Warden's processes on a host for 6 s",
-        lambda cluster: [Frozen(cluster, _first(cluster))], None, lasts_s=6.0,
+        lambda cluster: [Frozen(cluster, _first(cluster))], None, lasts_s=6.0, alerts=("PBXFailover",),
     ),
     Kind(
         "one-way", "P1, P6: a host that hears no other host loses no call",
         "all packets of the other hosts to one are dropped; phones reach it",
         lambda cluster: [Deaf(cluster, _first(cluster))], None, lasts_s=15.0,
+        alerts=("PBXCoordinatorDown", "PBXFailover"),
+    ),
+    Kind(
+        "minority", "P1, P6: a host that is cut from all others, and not from the phones, loses no call",
+        "no packet passes between a host and the others, in either direction; phones reach all of them",
+        lambda cluster: [Minority(cluster, _first(cluster))], None, lasts_s=15.0,
+        alerts=("PBXCoordinatorDown", "PBXFailover"),
+    ),
+    Kind(
+        "vip-duplicate", "P6: an address that a second host has as well costs no call, and no record is written twice",
+        "the address of a seat is added to another host by hand, which announces it by ARP; it is removed again",
+        lambda cluster: [AddressTwice(cluster, _first(cluster))], None, alerts=("PBXWarnings",),
+        says="another machine says that it has the address of a seat",
+    ),
+    Kind(
+        "disk-full", "P1, P7: a disk without a byte left costs no call and no record, and the log tells of it",
+        "Warden's data folder and /var/log of a host that carries calls are full, and an extension is added meanwhile",
+        lambda cluster: [DiskFull(cluster, _first(cluster))], PLANNED_GAP_MS, says="directory is not kept",
+    ),
+    Kind(
+        "clock-step", "P1, P6: a clock that jumps by an hour costs no call, and makes no record untrue",
+        "the wall clock of Warden on a host that carries calls jumps one hour forward, and back",
+        lambda cluster: [ClockStep(cluster, _first(cluster))], PLANNED_GAP_MS, lasts_s=16.0,
     ),
     Kind(
         "packet-loss", "P1: a bad network costs no call",
         "one of ten datagrams to a host is lost, SIP and audio",
-        lambda cluster: [Lossy(cluster, _first(cluster))], None, lasts_s=15.0,
+        lambda cluster: [Lossy(cluster, _first(cluster))], None, lasts_s=15.0, alerts=("PBXRtpLoss",),
     ),
     Kind(
         "stores-cut", "P7: a host that reaches no store loses no call",
         "all packets of Redis, etcd and PostgreSQL between a host and the others are dropped",
         lambda cluster: [StoresUnreachable(cluster, _first(cluster))], None, lasts_s=15.0,
+        alerts=("PBXCoordinatorDown", "PBXFailover"),
     ),
 )  # fmt: skip
 
@@ -131,13 +185,69 @@ def drills() -> list[tuple[Drill, Run]]:
         for option in OPTIONS
         for kind in KINDS
         if option in kind.options
-    ]
+    ] + [_storm(option) for option in OPTIONS]
 
 
 def _runner(kind: Kind, option: Option) -> Run:
     async def run(size: Size, say: Say) -> Report:
         drill = Drill(f"{option}/{kind.name}", kind.promise, kind.does, full=FULL, short=SHORT)
         async with stage_in_lab(drill, size, say, numbers(size), option) as on:
-            return await under_load(on, size, kind.make(on.cluster), gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
+            faults = kind.make(on.cluster)
+            for fault in faults:
+                if isinstance(fault, ClockStep):
+                    await fault.prepare()
+
+            def work() -> Awaitable[Report]:
+                return under_load(on, size, faults, gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
+
+            report = await _with_alerts(on.cluster.lab, work, kind.alerts)
+            return replace(report, checks=(*report.checks, _told(report, kind.says))) if kind.says else report
 
     return run
+
+
+def _storm(option: Option) -> tuple[Drill, Run]:
+    drill = Drill(
+        f"{option}/registration-storm",
+        "P5, P9: when all phones come back at once, each is registered in the end, and calls go on",
+        "many phones register within seconds at all seats, while others talk and call (a lab: needs root)",
+        full=replace(FULL, registrations=2000),
+        short=replace(SHORT, registrations=400),
+    )
+
+    async def run(size: Size, say: Say) -> Report:
+        every = [*numbers(size), *storm_numbers(size.registrations)]
+        async with stage_in_lab(drill, size, say, every, option) as on:
+            storm = Storm(on, size.registrations)
+            report = await _with_alerts(on.cluster.lab, lambda: under_load(on, size, [storm]), ())
+            return replace(report, checks=(*report.checks, *storm.checks()))
+
+    return drill, run
+
+
+async def _with_alerts(lab: Lab, work: Callable[[], Awaitable[Report]], expected: Sequence[str]) -> Report:
+    """The report of the work, with what Prometheus noticed meanwhile. It has looked when the work begins, and where
+    something is expected of it, again afterwards.
+    """
+    why, before, found = "", dict[str, str](), dict[str, str]()
+    try:
+        await looked(lab)
+        before = await alerts(lab, LOOK_S)
+    except WardenError as error:
+        why = f"before the drill: {error}"
+    began = time.monotonic()
+    report = await work()
+    try:
+        found = await alerts(lab, time.monotonic() - began)
+        if not set(expected) <= set(found):
+            await looked(lab)
+            found = await alerts(lab, time.monotonic() - began)
+    except WardenError as error:
+        why = str(error)
+    notes = (*report.notes, why) if why else report.notes
+    return replace(report, notes=notes, alerts=alerts_of(before, found, expected))
+
+
+def _told(report: Report, words: str) -> Check:
+    said = next((f"{one.who}: {one.what}" for one in report.story if words in one.what), "")
+    return Check("told in the log", words, said or "nothing", Verdict.OK if said else Verdict.FAILED)

@@ -33,6 +33,7 @@ def html_of(report: Report) -> str:
         for moment in report.story
     )
     notes = "".join(f"<li>{escape(note)}" for note in report.notes)
+    alerts = "".join(f"<li>{escape(str(alert))}" for alert in report.alerts)
     return f"""<!doctype html>
 <html lang=en><meta charset=utf-8><title>Drill {escape(report.drill)}</title><style>{_STYLE}</style>
 <h1>{escape(report.drill)}: <span style="color:{COLOURS[report.verdict]}">{report.verdict}</span></h1>
@@ -40,6 +41,7 @@ def html_of(report: Report) -> str:
 <table><tr><th><th>promised<th>measured<th>{rows}</table>
 <h2>Silence in each direction of each call</h2>{_histogram(report.gaps_ms)}
 <h2>Who spoke when</h2>{_timeline(report)}
+<h2>Alerts</h2><ul>{alerts or "<li>none"}</ul>
 <h2>Noted</h2><ul>{notes or "<li>nothing"}</ul>
 <h2>What happened</h2><table>{story}</table>
 </html>
@@ -90,6 +92,9 @@ def markdown_of(reports: Sequence[Report]) -> str:
         "Made by `warden drill run ... --save DIR` and `warden drill page DIR`. A drill is `unknown` where the machine",
         "was too busy to tell: phones that are late themselves cannot tell a silence from their own lateness.",
         "",
+        "Alerts are those of the lab's own Prometheus, which looks every 15 s, so that a fault may be over before it",
+        "is seen: no verdict depends on them. `pending` is one that would fire if the fault lasted.",
+        "",
         "| drill | verdict | calls dropped | set-ups failed | audio gap | records wrong |",
         "|---|---|---|---|---|---|",
     ]
@@ -105,5 +110,6 @@ def markdown_of(reports: Sequence[Report]) -> str:
         lines += [
             f"- {check.what}: {check.measured} (promised: {check.promised}): {check.verdict}" for check in report.checks
         ]
+        lines += [f"- alert: {alert}" for alert in report.alerts]
         lines += [f"- noted: {note}" for note in report.notes]
     return "\n".join(lines) + "\n"

@@ -24,6 +24,7 @@ from warden.ops.drills.stage import (
 from warden.ops.drills.traffic import Traffic
 from warden.ops.lab.hosted import HostedCluster
 from warden.ops.lab_cluster import LabCluster, next_version
+from warden.ops.live import LiveCluster
 from warden.ops.namespaces import NamespaceCluster
 from warden.ops.nemesis import PLANNED_GAP_MS, Fault, Handover, SeatMove
 from warden.ops.town import Talk
@@ -35,7 +36,7 @@ ACROSS: Final = 3
 HEARD_S: Final = 2.0
 """How long the audio is listened to after each event."""
 
-AnyStage = Stage[LabCluster] | Stage[NamespaceCluster] | Stage[HostedCluster]
+AnyStage = Stage[LabCluster] | Stage[NamespaceCluster] | Stage[HostedCluster] | Stage[LiveCluster]
 
 HANDOVER: Final = Drill(
     "handover",
@@ -144,8 +145,9 @@ async def under_load(
         *([] if gap_ms_max is None else [silence(worst, late, max_ms=gap_ms_max)]),
         await on.cdrs(),
     ]
+    where = "at one seat" if len(on.seats) == 1 else f"on and between {len(on.seats)} seats"
     setting = (
-        f"{size.rate_per_s:g} new calls/s of {TALK_S:g} s on and between three seats, and {size.calls} standing "
+        f"{size.rate_per_s:g} new calls/s of {TALK_S:g} s {where}, and {size.calls} standing "
         f"calls that send 50 packets/s each way; {len(faults)} times"
     )
     return on.report(checks, setting)

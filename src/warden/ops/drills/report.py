@@ -1,6 +1,6 @@
 """What a drill says in the end. Nothing here runs anything."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -13,6 +13,7 @@ LATE_MS_MAX: Final = 10.0
 """Phones that are later than half a packet, at the 99th percentile, cannot tell a gap from their own lateness."""
 LATE_ONCE_MS_MAX: Final = 20.0
 """Nor can those that were once late by a packet tell the longest one."""
+SILENT: Final = "silent"
 
 
 class Verdict(StrEnum):
@@ -41,9 +42,25 @@ class Moment(Struct, frozen=True):
     bad: bool
 
 
+class Alert(Struct, frozen=True):
+    """What Prometheus had of an alert during the drill: `state` is firing or pending, or silent where it has noticed
+    nothing. `expected`: the fault should be noticed by it. `was_there`: it was so before the drill, and shows nothing.
+    """
+
+    name: str
+    state: str
+    expected: bool = False
+    was_there: bool = False
+
+    def __str__(self) -> str:
+        expected = (", though it should not be" if self.state == SILENT else ", as it should") if self.expected else ""
+        return f"{self.name}: {self.state}{expected}{', and was so before' if self.was_there else ''}"
+
+
 class Report(Struct, frozen=True):
     """A drill's accounts. `notes` say in words what happened and what was not as it should be, `story` what everybody
-    said and when, `gaps_ms` the longest silence of each direction of each call that was listened to.
+    said and when, `gaps_ms` the longest silence of each direction of each call that was listened to, `alerts` what the
+    cluster's own Prometheus noticed: no verdict depends on it, for it looks every 15 s, and many a drill is shorter.
     """
 
     drill: str
@@ -54,6 +71,7 @@ class Report(Struct, frozen=True):
     seconds: float
     story: tuple[Moment, ...] = ()
     gaps_ms: tuple[float, ...] = ()
+    alerts: tuple[Alert, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -82,6 +100,14 @@ def silence(gap: Gap | None, late: Late, *, p99_ms: float | None = None, max_ms:
     if p99_ms is None and value > limit and late.max_ms > LATE_ONCE_MS_MAX:
         return Check("audio gap", promised, f"{measured}, but the phones were late: {late}", Verdict.UNKNOWN)
     return Check("audio gap", promised, measured, Verdict.OK if value <= limit else Verdict.FAILED)
+
+
+def alerts_of(before: Mapping[str, str], found: Mapping[str, str], expected: Sequence[str]) -> tuple[Alert, ...]:
+    """Those that were found and those that should have been, by name; `before` and `found` have names and states."""
+    return tuple(
+        Alert(name, found.get(name, SILENT), name in expected, before.get(name) == found.get(name, SILENT))
+        for name in sorted({*found, *expected})
+    )
 
 
 def at_pace(offered: int, planned: int) -> Check:

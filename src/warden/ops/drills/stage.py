@@ -19,6 +19,7 @@ from warden.ops.ha.inventory import Option
 from warden.ops.lab.hosted import HostedCluster, hosted_cluster
 from warden.ops.lab_cluster import LabCluster, LogLine, lab_cluster
 from warden.ops.ledger import CDR_S
+from warden.ops.live import LiveCluster
 from warden.ops.namespaces import CLIENT, Driver, NamespaceCluster, namespace_cluster
 from warden.ops.town import Talk, Town
 
@@ -33,7 +34,7 @@ SETTLED_S: Final = 2.0
 
 LOOK_S: Final = 0.2
 
-ClusterType = TypeVar("ClusterType", LabCluster, NamespaceCluster, HostedCluster)
+ClusterType = TypeVar("ClusterType", LabCluster, NamespaceCluster, HostedCluster, LiveCluster)
 Say = Callable[[str, str, bool], None]
 """(who, what, bad)"""
 Run = Callable[["Size", Say], Awaitable[Report]]
@@ -177,14 +178,32 @@ async def stage_in_lab(
 
 
 @asynccontextmanager
+async def stage_live(
+    drill: Drill, size: Size, say: Say, numbers: Iterable[str], cluster: LiveCluster, local_host: str
+) -> AsyncIterator[Stage[LiveCluster]]:
+    """A seat of a cluster that runs already, with phones of a drill beside those of its people. Raises
+    `WardenError`.
+    """
+    async with _on(drill, size, say, numbers, cluster, local_host, cluster.prefix) as stage:
+        yield stage
+
+
+@asynccontextmanager
 async def _on(
-    drill: Drill, size: Size, say: Say, numbers: Iterable[str], cluster: ClusterType, local_host: str
+    drill: Drill,
+    size: Size,
+    say: Say,
+    numbers: Iterable[str],
+    cluster: ClusterType,
+    local_host: str,
+    prefix: str = "",
 ) -> AsyncIterator[Stage[ClusterType]]:
     _raise_file_limit()
-    passwords = {number: secrets.token_urlsafe(18) for number in numbers}
-    say(drill.name, f"{len(cluster.nodes)} nodes start, with {len(passwords):,} extensions", False)
+    passwords = {prefix + number: secrets.token_urlsafe(18) for number in numbers}
+    there = "are there, and get" if prefix else "start, with"
+    say(drill.name, f"{len(cluster.nodes)} nodes {there} {len(passwords):,} extensions", False)
     await cluster.start(passwords)
-    async with Town(list(cluster.seats.values()), passwords, local_host=local_host) as town:
+    async with Town(list(cluster.seats.values()), passwords, local_host=local_host, prefix=prefix) as town:
         stage = Stage(drill, size, cluster, town, say)
         watching = asyncio.create_task(_watch(cluster))
         try:
@@ -196,7 +215,7 @@ async def _on(
             gc.unfreeze()
 
 
-async def _watch(cluster: LabCluster | NamespaceCluster | HostedCluster) -> None:
+async def _watch(cluster: LabCluster | NamespaceCluster | HostedCluster | LiveCluster) -> None:
     while True:
         cluster.look()
         await asyncio.sleep(LOOK_S)
@@ -211,9 +230,13 @@ def talk_at(
     town: Town, i: int, seat: int, *, to: int | None = None, every: int = 1, answers_after_s: float | None = None
 ) -> Talk:
     """The phones of call `i`, both at one seat, or the callee at another."""
-    caller = town.phone(f"1{i:05}", seat, every=every)
-    callee = town.phone(f"2{i:05}", seat if to is None else to, every=every, answers_after_s=answers_after_s)
-    return Talk(caller, callee, seat)
+    caller, callee = (f"{town.prefix}{kind}{i:05}" for kind in (1, 2))
+    there = seat if to is None else to
+    return Talk(
+        town.phone(caller, seat, every=every),
+        town.phone(callee, there, every=every, answers_after_s=answers_after_s),
+        seat,
+    )
 
 
 def _raise_file_limit() -> None:

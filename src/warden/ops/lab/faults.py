@@ -8,6 +8,7 @@ from typing import Final
 
 import warden
 from warden.core.errors import WardenError
+from warden.ops.ha.inventory import Seat
 from warden.ops.lab.host import Host
 from warden.ops.lab.hosted import HostedCluster
 from warden.ops.lab_cluster import next_version
@@ -19,6 +20,8 @@ UNHEARD_MS: Final = PLANNED_GAP_MS
 AGAIN_S: Final = 30.0
 LOSS_PERCENT: Final = 10
 PAUSE_S: Final = 1.0
+COMMAND: Final = "/usr/local/bin/warden"
+"""What an operator types on a host."""
 
 
 class HostFault:
@@ -76,6 +79,33 @@ class PlannedStop(HostFault):
         await self.settled()
 
 
+class HandedOver(HostFault):
+    """`warden handover` of a seat to its next host, and back home."""
+
+    def __init__(self, cluster: HostedCluster, seat: Seat) -> None:
+        home, self._to = seat.successors[:2]
+        super().__init__(cluster, home, f"hand-over of {seat.name} to {self._to} and back to")
+        self._seat = seat.name
+
+    @property
+    def struck(self) -> list[str]:
+        """The seat that moves."""
+        return [self._seat]
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        await self._hand_to(self._to)
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await self._hand_to(self.host.name)
+        await self.settled()
+
+    async def _hand_to(self, node: str) -> None:
+        await self.host.run(COMMAND, "handover", self._seat, node)
+        await self.cluster.held(self._seat, lambda holder: holder == node)
+
+
 class Upgrade(HostFault):
     """`warden upgrade` of the whole cluster to another version, and back."""
 
@@ -118,6 +148,25 @@ class Killed(HostFault):
         if not pids:
             raise WardenError(f"{self.host.name} runs no {' and no '.join(self._programs)}")
         _signal(pids, signal.SIGKILL)
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await self.settled()
+
+
+class RedisKilled(HostFault):
+    """`kill -9` of every Redis server of the cluster at once; systemd starts them again, with what their files have."""
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        """`host` is where the calls are listened to."""
+        super().__init__(cluster, host, "kill -9 of")
+        self.name = "kill -9 of all Redis servers"
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        servers = [self.cluster.lab.hosts[host.name] for host in self.cluster.lab.cluster.hosts_with("redis")]
+        # The exporter beside each is a program of its own, and not what is lost.
+        _signal([pid for server in servers for pid in server.pids_of("/usr/bin/redis-server")], signal.SIGKILL)
 
     async def mend(self) -> None:
         """As `Fault.mend`."""
@@ -214,6 +263,35 @@ class Lossy(HostFault):
     async def mend(self) -> None:
         """As `Fault.mend`."""
         await self.host.run("nft", "delete", "table", "inet", "lossy")
+        await self.settled()
+
+
+class Minority(HostFault):
+    """A host and all others hear nothing of each other any more, and phones hear all of them: a partition that leaves
+    the host alone.
+    """
+
+    gap_ms_max = None
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        super().__init__(cluster, host, "partition that leaves alone")
+        # Also by the seats' addresses, wherever those are: what the host sends to itself does not leave it.
+        inventory = cluster.lab.cluster
+        every = {address for one in inventory.hosts for address in (one.address, one.inside)}
+        whom = f"{{ {', '.join(sorted(every | set(inventory.moving.values())))} }}"
+        self._rules = (
+            f"add table inet alone; {_chain('alone', 'input')}; {_chain('alone', 'output')}; "
+            f"add rule inet alone input iif != lo ip saddr {whom} drop; "
+            f"add rule inet alone output oif != lo ip daddr {whom} drop"
+        )
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        await self.host.run("nft", self._rules)
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await self.host.run("nft", "delete", "table", "inet", "alone")
         await self.settled()
 
 

@@ -244,6 +244,8 @@ def make_disk(folder: Path, checkout: Path) -> None:
         work.mkdir(parents=True, exist_ok=True)
         _mount("-t", "overlay", "overlay", "-o", f"lowerdir=/{place},upperdir={upper},workdir={work}", f"/{place}")
     _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
+    # What a host that loses its power has left there is gone with it.
+    _mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/dev/shm")  # noqa: S108 - where it is
     for name, user in RUN_FOLDERS.items():
         made = Path("/run") / name
         made.mkdir()

@@ -43,6 +43,7 @@ PROGRAMS: Final = {
     "ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux", "nft": "nftables", "keepalived": "keepalived",
     "haproxy": "haproxy", "redis-server": "redis-server", "redis-sentinel": "redis-sentinel", "etcd": "etcd-server",
     "etcdctl": "etcd-client", "patroni": "patroni", "curl": "curl", "prometheus": "prometheus", "psql": "postgresql",
+    "arping": "iputils-arping", "faketime": "faketime",
 }  # fmt: skip
 Say = Callable[[str], None]
 
@@ -172,10 +173,15 @@ class Lab:
             await self._bring_up(name, files, say)
         await self.settled()
         say("all nodes are ready, every address is at one host")
-        # They would go by themselves, half a minute later.
+        await self.home()
+        say("every seat is at home")
+
+    async def home(self) -> None:
+        """Have every seat at its first successor, where each would go by itself half a minute later. Raises
+        `WardenError`.
+        """
         for seat in self.regions[self.primary].seats:
             await self.until(lambda seat=seat: self._bring_home(seat), f"{seat.name} is at home")  # type: ignore[misc]
-        say("every seat is at home")
 
     async def _bring_up(self, name: str, files: Path, say: Say) -> None:
         region, of = self.regions[name], f" of {name}" if name else ""
