@@ -12,6 +12,11 @@ CERTIFICATE = {"certificate": "cert.pem", "key": "key.pem"}
 REDIS = {"redis": {"enabled": True, "nodes": [{"host": "redis1"}]}}
 A_SEAT = {"name": "a", "address": "192.0.2.1", "successors": ["node1"]}
 B_SEAT = {**A_SEAT, "name": "b", "address": "192.0.2.2"}
+A_REGION = {"name": "east", "nodes": [{"host": "192.0.2.1"}]}
+IN_A_REGION = {
+    "enabled": True, "state_file": "s.sqlite", "seats": [A_SEAT], "regions": [A_REGION, A_REGION | {"name": "west"}],
+    "node_id": A_SEAT["successors"][0],
+}  # fmt: skip
 
 
 def contradictions(**sections: Any) -> list[Contradiction]:
@@ -145,6 +150,20 @@ def contradictions(**sections: Any) -> list[Contradiction]:
             [("redis.sentinel.enabled", "redis.cluster")],
         ),
         ({"etcd": {"tls": {"key": "/key.pem"}}}, [("etcd.tls.certificate", "etcd.tls.key")]),
+        ({"high_availability": {"region": "east"}}, [("high_availability.region", "high_availability.regions")]),
+        ({"secret": "s" * 16, "high_availability": IN_A_REGION | {"region": "east"}}, []),
+        (
+            {"secret": "s" * 16, "high_availability": IN_A_REGION | {"region": "north"}},
+            [("high_availability.region", "high_availability.regions")],
+        ),
+        (
+            {"secret": "s" * 16, "high_availability": IN_A_REGION | {"region": "east", "regions": [A_REGION]}},
+            [("high_availability.regions",)],
+        ),
+        (
+            {"high_availability": {"region": "east", "regions": [A_REGION, A_REGION | {"name": "west"}]}},
+            [("high_availability.seats", "high_availability.regions")],
+        ),
     ],
 )  # fmt: skip
 def test_values_that_contradict_each_other_are_refused(sections: dict[str, Any], keys: list[tuple[str, ...]]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from warden.ops.drills.catalog import CATALOG
 from warden.ops.drills.hosted import KINDS, OPTIONS
+from warden.ops.drills.regions import LOSS, SWITCH
 from warden.ops.lab.lab import PROGRAMS
 
 ROOT = Path(__file__).parents[3]
@@ -15,7 +16,7 @@ def test_every_kind_is_in_the_catalogue_once_for_each_of_its_options() -> None:
     assert len(set(named)) == len(named)
     assert set(named) <= set(CATALOG)
     storms = {f"{option}/registration-storm" for option in OPTIONS}
-    assert {name for name in CATALOG if "/" in name} == set(named) | storms
+    assert {name for name in CATALOG if "/" in name} == set(named) | storms | {LOSS.name, SWITCH.name}
 
 
 def test_every_alert_that_is_expected_is_one_of_the_rules() -> None:
