@@ -23,6 +23,10 @@ LATE: Final = 8
 """Calls that are made one after the other until the region is lost: those that are lost with it tell how far back."""
 COPY_S: Final = 60.0
 """How long a region may take to have a copy of all that lives on the seats of the other one."""
+RECORDS_S: Final = 90.0
+"""How long records may wait for a database that has just begun to lead: a node that failed with it tries again later
+each time.
+"""
 POLL_S: Final = 0.2
 WARDEN: Final = "/usr/local/bin/warden"
 
@@ -63,10 +67,10 @@ async def region_loss(size: Size, say: Say) -> Report:
         on.say(f"the operator says that {first} is lost")
         promoted_at = time.time()
         await _have(on, second, "promote", "--lost")
-        silence = await _silence(on)
         # Phones that come by DNS, and those that still believe to be registered where nobody is.
         [prober] = on.town.probers
         registered_s = await _come_to(on, second, prober) - promoted_at
+        silence = await _silence(on)
         unreachable = await on.checker.lost_registrations(0, [talk.callee for talk in late])
         alive = set(on.checker.alive)
         await on.checker.prove_calls()
@@ -76,6 +80,7 @@ async def region_loss(size: Size, say: Say) -> Report:
         on.say(f"region {first} comes back")
         await on.cluster.lab.restore(first)
         await _is_followed(on, first)
+        on.checker.open_window()
         await _have(on, first, "failback")
         back = await _silence(on)
         broken += await on.checker.still_heard() + await on.checker.hang_up_all()
@@ -87,7 +92,7 @@ async def region_loss(size: Size, say: Say) -> Report:
             _within("from the operator's word until a phone could register", registered_s, RTO_S),
             exactly("registered phones that could not be called", unreachable, 0),
             silence_within("silence while the seats were brought back", back, RTO_S),
-            await on.cdrs(),
+            await on.cdrs(RECORDS_S),
         ]
         return on.report(checks, _setting(size))
 
@@ -110,7 +115,7 @@ async def region_switch(size: Size, say: Say) -> Report:
             broken += await on.checker.prove_calls()
         broken += await on.checker.hang_up_all()
         await _leads(on, first)
-        checks = [exactly("calls that ended, or did not work", broken, 0), *silences, await on.cdrs()]
+        checks = [exactly("calls that ended, or did not work", broken, 0), *silences, await on.cdrs(RECORDS_S)]
         return on.report(checks, _setting(size))
 
 
