@@ -197,7 +197,7 @@ def _values(cluster: Cluster, geo: Geo | None, secrets: Secrets, host: Host) -> 
         "voters": cluster.hosts_with("etcd", "witness"),
         "monitors": cluster.hosts_with("monitor"),
         "redis_hosts": redis,
-        # Warden asks the first place first, and waits half a second for it: that of its own host lives as long as it does.
+        # Warden asks the first place first, and waits half a second for it: that of its own host lives as long as it.
         "redis_nodes": sorted(_redis_nodes(cluster), key=lambda place: place[0] != host),
         "asked_voters": sorted(cluster.hosts_with("etcd", "witness"), key=lambda voter: voter != host),
         "first_redis": first_redis,
