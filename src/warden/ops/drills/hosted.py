@@ -56,6 +56,8 @@ class Kind(Struct, frozen=True):
     """What a node must say of it in its log."""
     alerts: tuple[str, ...] = ()
     """The rules that are there for it."""
+    protects: bool = True
+    """As in `under_load`: False where the host that is struck has nowhere to write what begins on it."""
 
 
 def _first(cluster: HostedCluster) -> str:
@@ -134,15 +136,15 @@ KINDS: Final = (
         lambda cluster: [Frozen(cluster, _first(cluster))], None, lasts_s=6.0, alerts=("PBXFailover",),
     ),
     Kind(
-        "one-way", "P1, P6: a host that hears no other host loses no call",
+        "one-way", "P1, P6: a host that hears no other host loses no call that was there before",
         "all packets of the other hosts to one are dropped; phones reach it",
-        lambda cluster: [Deaf(cluster, _first(cluster))], None, lasts_s=15.0,
+        lambda cluster: [Deaf(cluster, _first(cluster))], None, lasts_s=15.0, protects=False,
         alerts=("PBXCoordinatorDown", "PBXFailover"),
     ),
     Kind(
-        "minority", "P1, P6: a host that is cut from all others, and not from the phones, loses no call",
+        "minority", "P1, P6: a host that is cut from all others, and not from the phones, loses no call that was there",
         "no packet passes between a host and the others, in either direction; phones reach all of them",
-        lambda cluster: [Minority(cluster, _first(cluster))], None, lasts_s=15.0,
+        lambda cluster: [Minority(cluster, _first(cluster))], None, lasts_s=15.0, protects=False,
         alerts=("PBXCoordinatorDown", "PBXFailover"),
     ),
     Kind(
@@ -167,9 +169,9 @@ KINDS: Final = (
         lambda cluster: [Lossy(cluster, _first(cluster))], None, lasts_s=15.0, alerts=("PBXRtpLoss",),
     ),
     Kind(
-        "stores-cut", "P7: a host that reaches no store loses no call",
+        "stores-cut", "P7: a host that reaches no store loses no call that was there before",
         "all packets of Redis, etcd and PostgreSQL between a host and the others are dropped",
-        lambda cluster: [StoresUnreachable(cluster, _first(cluster))], None, lasts_s=15.0,
+        lambda cluster: [StoresUnreachable(cluster, _first(cluster))], None, lasts_s=15.0, protects=False,
         alerts=("PBXCoordinatorDown", "PBXFailover"),
     ),
 )  # fmt: skip
@@ -198,7 +200,9 @@ def _runner(kind: Kind, option: Option) -> Run:
                     await fault.prepare()
 
             def work() -> Awaitable[Report]:
-                return under_load(on, size, faults, gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s)
+                return under_load(
+                    on, size, faults, gap_ms_max=kind.gap_ms_max, lasts_s=kind.lasts_s, protects=kind.protects
+                )
 
             report = await _with_alerts(on.cluster.lab, work, kind.alerts)
             return replace(report, checks=(*report.checks, _told(report, kind.says))) if kind.says else report

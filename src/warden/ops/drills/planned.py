@@ -108,9 +108,11 @@ async def under_load(
     *,
     gap_ms_max: float | None = PLANNED_GAP_MS,
     lasts_s: float = HEARD_S,
+    protects: bool = True,
 ) -> Report:
     """Let the faults happen in turn, under standing calls and new ones at a steady rate, each for `lasts_s` before it
-    is mended; the audio may be away for `gap_ms_max`, None where nothing is promised of it.
+    is mended; the audio may be away for `gap_ms_max`, None where nothing is promised of it. Where a fault leaves a node
+    that `protects` nothing, what begins there meanwhile is promised nothing, and its losses are told beside.
     """
     pairs = people(on, size)
     await on.open()
@@ -123,10 +125,12 @@ async def under_load(
             struck = fault.struck
             on.checker.open_window()
             on.lateness.forget()
+            traffic.is_protected = protects
             await fault.strike()
             await asyncio.sleep(lasts_s)
             # A node that comes back is part of the work, and must not be heard either.
             await fault.mend()
+            traffic.is_protected = True
             await asyncio.sleep(SETTLED_S)
             gap, late = on.gaps_ms(struck), on.lateness.since()
             if gap is not None:
@@ -136,12 +140,13 @@ async def under_load(
         offered, planned = traffic.offered, traffic.planned
     dropped = await on.checker.still_heard() + await on.checker.hang_up_all()
     on.notes += [*(f"set-up failed: {why}" for why in traffic.failed), *(f"dropped: {why}" for why in traffic.dropped)]
+    on.notes += [f"lost, and had begun where nothing could be written: {why}" for why in traffic.unprotected]
     worst = Gap(*(max(values) for values in zip(*((g.p50, g.p99, g.max) for g in gaps), strict=True))) if gaps else None
     late = Late(max(late.p99_ms for late in lates), max(late.max_ms for late in lates))
     checks = [
         at_pace(offered, planned),
         exactly("call set-ups failed", len(traffic.failed), 0),
-        exactly("calls dropped", dropped + len(traffic.dropped), 0),
+        exactly(f"calls dropped{'' if protects else ' that were there before'}", dropped + len(traffic.dropped), 0),
         *([] if gap_ms_max is None else [silence(worst, late, max_ms=gap_ms_max)]),
         await on.cdrs(),
     ]

@@ -18,7 +18,8 @@ FINISH_S: Final = 60.0
 
 class Traffic:
     """Calls between these pairs of phones, whose callees answer by themselves. `failed` are those that did not come to
-    be, `dropped` those that ended otherwise than by their phones, each in words.
+    be, `dropped` those that ended otherwise than by their phones, each in words; `unprotected` those of them that
+    began while a node was known to have nowhere to write them.
     """
 
     def __init__(
@@ -28,6 +29,9 @@ class Traffic:
         self.made = 0
         self.failed: list[str] = []
         self.dropped: list[str] = []
+        self.unprotected: list[str] = []
+        self.is_protected = True
+        """Whether what begins now is promised to outlive its node."""
         self.setup_s: list[float] = []
         self._town = town
         self._checker = checker
@@ -75,7 +79,7 @@ class Traffic:
     async def _call(self, pair: Talk, turn: int) -> None:
         # Another object each time: what has been said of an earlier call stays true.
         talk = Talk(pair.caller, pair.callee, pair.seat)
-        outgoing = talk.caller.call(talk.callee.number)
+        outgoing, is_protected = talk.caller.call(talk.callee.number), self.is_protected
         try:
             async with asyncio.timeout(SETUP_S):
                 await outgoing.answered()
@@ -93,7 +97,7 @@ class Traffic:
         first, second = (outgoing, incoming) if turn % 2 else (incoming, outgoing)
         why = talk.ended or await hang_up(self._town, first, second)
         if why:
-            self._fail(self.dropped, talk, why)
+            self._fail(self.dropped if is_protected else self.unprotected, talk, why)
         else:
             self._checker.note(talk, Result.ANSWERED, 200, Party.CALLER if turn % 2 else Party.CALLEE, outgoing)
         self._free.append(pair)
