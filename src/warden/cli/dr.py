@@ -26,7 +26,7 @@ def status(*, as_json: AsJson = False, settings: Given) -> int:
     found = LocalNode(settings.load()).get("region", Region)
     missing = [seat.seat for seat in found.seats if not seat.followed]
     present = [node for node in found.nodes if node.present]
-    ok = bool(present) and not missing
+    ok = bool(present) and not missing and found.database != "behind"
     if as_json:
         sys.stdout.write(found.model_dump_json() + "\n")
         return 0 if ok else 1

@@ -33,7 +33,8 @@ class Primary(Struct, frozen=True):
 
 class Word(Struct, frozen=True):
     """What a node tells the other region: `holds` are its seats, `holders` who has which seat in its region as far as
-    it knows. `database` is "primary" or "standby" as it saw that of its region last.
+    it knows. `database` is "primary" or "standby" as it saw that of its region last, `timeline` that of its leader, and
+    `copies` are the addresses of those that are sent what it writes.
     """
 
     node: str
@@ -42,6 +43,8 @@ class Word(Struct, frozen=True):
     holds: tuple[str, ...] = ()
     holders: Mapping[str, str] = {}
     database: str = ""
+    timeline: int = 0
+    copies: tuple[str, ...] = ()
 
 
 class WordRecord(Struct, frozen=True):

@@ -21,7 +21,7 @@ from warden.config.tree import Config
 from warden.core.errors import MalformedMessage, Unavailable, WardenError
 from warden.core.versions import Unreadable
 from warden.node.build import keep_private
-from warden.node.patroni import PatroniOf
+from warden.node.patroni import PatroniOf, Seen
 from warden.web.auth import make_node_token
 from warden.web.regions import REGION_URL, STREAM_URL, WAIT
 
@@ -78,13 +78,17 @@ class RegionLink:
         self.told = told
         self.mirror = Mirror(seats, told, self, self, now, self._tell_region)
         self.database = ""
-        """What the database of this region was seen to be; "" where nobody sees to it."""
+        """What the database of this region was seen to be; "" where nobody sees to it, "behind" where it should follow
+        and is sent nothing.
+        """
         self.database_error = ""
         other = next(region for region in cluster.regions if region.name != own)
         self._node = cluster.node_id
         self._places = [f"http://{node.host}:{node.port}" for node in other.nodes]
         self._databases = other.databases
-        self._patroni = PatroniOf(config.database)
+        self._patroni = PatroniOf(config.database, own, other.name)
+        self._seen = Seen()
+        self._own_databases = next(region.databases for region in cluster.regions if region.name == own)
         self._key = key
         self._promoting = asyncio.Lock()
         self._looked = asyncio.Event()
@@ -134,7 +138,16 @@ class RegionLink:
         agent = self._agent
         holders = {} if agent is None else {seat: holder.node for seat, holder in agent.holders.items()}
         holds = () if agent is None else agent.held
-        return Word(self._node, self.regions.own, primary or self.regions.primary, holds, holders, self.database)
+        return Word(
+            self._node,
+            self.regions.own,
+            primary or self.regions.primary,
+            holds,
+            holders,
+            self.database,
+            self._seen.timeline,
+            self._seen.copies,
+        )
 
     async def answer(self, said: bytes, *, lets_go: bool) -> bytes:
         """What a node of the other region is told that says this; where it `lets_go`, only when no seat is here any
@@ -230,15 +243,26 @@ class RegionLink:
         while the other region's still leads.
         """
         regions, agent = self.regions, self.agent
-        self.database = await self._patroni.role()
+        there = regions.present().values()
+        self._seen = await self._patroni.look()
+        leading = [word for word in there if word.database == "primary"]
+        sent = {address for word in leading for address in word.copies}
+        is_sent = not self._own_databases or sent & set(self._own_databases)
+        self.database = "behind" if self._seen.role == "standby" and not is_sent else self._seen.role
         if agent.error or min(agent.peers, default=self._node) != self._node:
             return
-        there = regions.present().values()
         if regions.is_primary:
-            may_lead = regions.primary.term and not any(word.database == "primary" for word in there)
+            may_lead = regions.primary.term and not leading
             if may_lead and await self._patroni.lead():
                 _log.info("the database of this region is to lead")
         elif self._databases and any(word.primary == regions.primary for word in there):
+            if self._seen.role == "primary" and any(0 < word.timeline <= self._seen.timeline for word in leading):
+                # It was started by itself while the other one led. Both count their timelines alike, so that Patroni
+                # finds nothing to rewind, and PostgreSQL would be sent what does not go with what it has.
+                raise Unavailable(
+                    f"it went on by itself while that of region {regions.other} led: it must be copied anew "
+                    "(docs/ha-guide.md, two regions)"
+                )
             if not await self._patroni.follow(self._databases):
                 return
             _log.info("the database of this region is to follow the other region's")

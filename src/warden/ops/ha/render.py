@@ -109,6 +109,9 @@ def _files_of(cluster: Cluster, geo: Geo | None, host: Host) -> Iterator[tuple[A
     if "database" in roles:
         yield "etc/patroni/config.yml", "patroni.yml", SECRET, "postgres:postgres"
         yield "etc/default/prometheus-postgres-exporter", "postgres-exporter", SECRET
+        if geo is not None:
+            yield "etc/patroni/start", "patroni-start", 0o700, "postgres:postgres"
+            yield "etc/systemd/system/patroni.service.d/pbx.conf", "patroni-dropin.conf", 0o644
         if geo is None or geo.is_first:
             # The other region's database is a copy, with the roles in it.
             yield "etc/patroni/post-init", "patroni-post-init", 0o700, "postgres:postgres"

@@ -9,7 +9,7 @@ from warden.ops.ha.programs import ask
 from warden.ops.ha.rendered import ENVIRONMENT, PATRONI, Texts
 from warden.ops.ha.rules import check
 
-SECRET_FILES = (ENVIRONMENT, PATRONI, "etc/patroni/post-init", "usr/local/sbin/pbx-bootstrap")
+SECRET_FILES = (ENVIRONMENT, PATRONI, "etc/patroni/post-init", "etc/patroni/start", "usr/local/sbin/pbx-bootstrap")
 
 
 def verify(out: Path) -> Verdict:
@@ -50,6 +50,11 @@ def _readable_secrets(out: Path, texts: Texts) -> list[Finding]:
             if name in files and (mode := (out / host / name).stat().st_mode & 0o077):
                 what = f"others may read it (mode {mode | 0o600:o}), and passwords are in it"
                 found.append(
-                    Finding(f"{host}/{name}", 0, what, f"chmod {0o700 if 'bin' in name or 'init' in name else 0o600:o}")
+                    Finding(
+                        f"{host}/{name}",
+                        0,
+                        what,
+                        f"chmod {0o700 if name.endswith(('init', 'start', 'bootstrap')) else 0o600:o}",
+                    )
                 )
     return found

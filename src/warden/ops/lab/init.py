@@ -213,6 +213,8 @@ def unit_of(name: str) -> Unit | list[str] | None:
         variables = _variables(f"/etc/default/{kind}")
         return Unit(name, [f"/usr/bin/{kind}", *variables.pop("ARGS", "").split()], "prometheus", variables, after)
     user, argv, file = commands[kind]
+    if started := _started_by(Path(f"/etc/systemd/system/{name}.service.d")):
+        argv = started
     return Unit(name, argv, user, _variables(file), after)
 
 
@@ -220,6 +222,12 @@ def _after(folder: Path) -> list[list[str]]:
     """ExecStopPost of the drop-ins."""
     lines = [line for path in sorted(folder.glob("*.conf")) for line in path.read_text().splitlines()]
     return [shlex.split(line.partition("=")[2].lstrip("-")) for line in lines if line.startswith("ExecStopPost=")]
+
+
+def _started_by(folder: Path) -> list[str]:
+    """ExecStart of the drop-ins."""
+    lines = [line for path in sorted(folder.glob("*.conf")) for line in path.read_text().splitlines()]
+    return [word for line in lines if line.startswith("ExecStart=") for word in line.partition("=")[2].split()]
 
 
 def _settings(file: Path) -> dict[str, str]:
