@@ -28,19 +28,14 @@ def test_who_asks_announces_or_answers_says_that_it_has_the_address_and_a_probe_
     assert read_arp(b"", "eth0") is None
 
 
-def due(rivals: Rivals) -> float | None:
-    return rivals.deadline
-
-
 def test_a_rival_of_a_seat_that_is_held_here_is_told_once_and_answered_after_a_second() -> None:
     rivals = Rivals(ADDRESSES)
-    assert due(rivals) is None
     assert rivals.hear(10.0, RIVAL, holds_s1) == "s1"
     assert rivals.hear(10.5, RIVAL, holds_s1) == ""
-    assert due(rivals) == 10.0 + SURE_S
+    assert rivals.deadline == 10.0 + SURE_S
     assert rivals.tick(10.9) == []
     assert rivals.tick(11.0) == [("s1", RIVAL)]
-    assert due(rivals) is None
+    assert rivals.tick(99.0) == []
     # One that goes on is answered again, a second later each time.
     assert rivals.hear(11.2, RIVAL, holds_s1) == ""
     assert rivals.tick(12.2) == [("s1", RIVAL)]
