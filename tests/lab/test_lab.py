@@ -159,7 +159,8 @@ def test_two_regions_come_up_the_second_with_a_copy_of_the_first_and_the_first_m
     _is_copied(where, "1002")
     assert seats(lab) == ["192.168.2.100"]
 
-    warden("lab", "down", *where)
+    # Here, since hosts were switched on here.
+    lab.down()
     assert namespaces() == before
 
 

@@ -53,6 +53,7 @@ class Host:
         self.folder = folder
         self.cards = tuple(cards)
         self._checkout = checkout
+        self._process: subprocess.Popen[bytes] | None = None
 
     # Power
 
@@ -67,7 +68,7 @@ class Host:
                 *inside(self.namespace), "unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child",
                 "--mount-proc", sys.executable, "-IS", init.__file__, str(self.folder), self.name, str(self._checkout),
             )  # fmt: skip
-            process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own words
+            process = self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own words
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         until = time.monotonic() + START_S
@@ -90,6 +91,14 @@ class Host:
         for pid in self.pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self.reap()
+
+    def reap(self) -> None:
+        """See to the end of its first process, where it was this one that had switched the host on."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     @property
     def pids(self) -> list[int]:

@@ -342,6 +342,8 @@ class Lab:
                     with suppress(ProcessLookupError):
                         os.kill(int(pid), signal.SIGKILL)
                 ip("netns", "del", name)
+        for host in self.hosts.values():
+            host.reap()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
