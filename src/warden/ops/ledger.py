@@ -96,11 +96,13 @@ def _faults(cdr: Cdr | None, ended: Ended) -> list[str]:
         "seat": (cdr.seat, ended.seat),
     }
     faults = [f"{name} is {is_}, not {wanted}" for name, (is_, wanted) in pairs.items() if is_ != wanted]
+    # An INVITE that nobody was there to hear is heard when it is said again: the call begins then, before its answer.
+    heard_by = ended.answered_at or ends[0]
     for name, seconds, began in (
-        ("duration", cdr.duration_s, ended.started_at),
-        ("talk time", cdr.talk_s, ended.answered_at),
+        ("duration", cdr.duration_s, (heard_by, ended.started_at)),
+        ("talk time", cdr.talk_s, None if ended.answered_at is None else (ended.answered_at, ended.answered_at)),
     ):
-        least, most = (0.0, 0.0) if began is None else (end - began for end in ends)
+        least, most = (0.0, 0.0) if began is None else (ends[0] - began[0], ends[1] - began[1])
         if not least - TIME_OFF_S <= seconds <= most + TIME_OFF_S:
             faults.append(f"{name} is {seconds:.1f} s, not {most:.1f} s")
     return faults

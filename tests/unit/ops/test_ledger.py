@@ -81,3 +81,19 @@ async def test_each_of_two_calls_between_the_same_phones_is_compared_with_the_ne
         ended_at_utc=START + 65,
     )
     assert await wrong(durable, [ENDED, replace(ENDED, **later)], second, TRUE) == []
+
+
+async def test_an_invite_that_was_heard_when_it_was_said_again_and_a_bye_that_was_answered_late_are_no_fault(
+    durable: SqlDurable,
+) -> None:
+    late = replace(TRUE, id="late", started_at_utc=START + 1.9, ringing_at_utc=START + 1.9)
+    assert await wrong(durable, [ENDED], late) == []
+    answered_late = replace(ENDED, released_at=START + 12, ended_at=START + 16)
+    assert await wrong(durable, [ENDED, answered_late], TRUE) == []
+
+
+async def test_a_record_that_ends_before_anybody_hung_up_is_wrong(durable: SqlDurable) -> None:
+    early = replace(TRUE, ended_at_utc=START + 8)
+    assert await wrong(durable, [replace(ENDED, released_at=START + 12, ended_at=START + 16)], early) == [
+        "duration is 8.0 s, not 16.0 s"
+    ]
