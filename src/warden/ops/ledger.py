@@ -9,9 +9,12 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from warden.call.cdr import Cdr, Party, Result
+from warden.core.errors import Unavailable
 
 CDR_S: Final = 10.0
 """How long the last records may take on their way to the database."""
+DATABASE_S: Final = 60.0
+"""How long it may take until another database leads where the one before is gone: Patroni's `ttl` and its promotion."""
 TIME_OFF_S: Final = 1.0
 """By how much a CDR's times may differ from what the phones saw (promise P1)."""
 
@@ -57,7 +60,10 @@ class Ledger:
         self.lost: set[tuple[str, str]] = set()
 
     async def compare(self, durable: Records, within_s: float = CDR_S) -> list[Wrong]:
-        """Compare all CDRs with what the phones saw, as soon as there are enough or the time is over."""
+        """Compare all CDRs with what the phones saw, as soon as there are enough or the time is over; it counts from when
+        the database answers. Raises `Unavailable` where it does not within `DATABASE_S`.
+        """
+        await _first_answer(durable)
         until = time.monotonic() + within_s
         while True:
             found = await _all_cdrs(durable)
@@ -106,6 +112,19 @@ def _faults(cdr: Cdr | None, ended: Ended) -> list[str]:
         if not least - TIME_OFF_S <= seconds <= most + TIME_OFF_S:
             faults.append(f"{name} is {seconds:.1f} s, not {most:.1f} s")
     return faults
+
+
+async def _first_answer(durable: SqlDurable) -> None:
+    until = time.monotonic() + DATABASE_S
+    while True:
+        try:
+            await durable.cdrs(limit=1)
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+        else:
+            return
+        await asyncio.sleep(0.2)
 
 
 async def _all_cdrs(durable: Records) -> list[Cdr]:
