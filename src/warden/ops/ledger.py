@@ -60,8 +60,8 @@ class Ledger:
         self.lost: set[tuple[str, str]] = set()
 
     async def compare(self, durable: Records, within_s: float = CDR_S) -> list[Wrong]:
-        """Compare all CDRs with what the phones saw, as soon as there are enough or the time is over; it counts from when
-        the database answers. Raises `Unavailable` where it does not within `DATABASE_S`.
+        """Compare all CDRs with what the phones saw, as soon as there are enough or the time is over; it counts from
+        when the database answers. Raises `Unavailable` where it does not within `DATABASE_S`.
         """
         await _first_answer(durable)
         until = time.monotonic() + within_s
@@ -114,11 +114,11 @@ def _faults(cdr: Cdr | None, ended: Ended) -> list[str]:
     return faults
 
 
-async def _first_answer(durable: SqlDurable) -> None:
+async def _first_answer(durable: Records) -> None:
     until = time.monotonic() + DATABASE_S
     while True:
         try:
-            await durable.cdrs(limit=1)
+            await durable.cdrs(limit=1, before_utc=None)
         except Unavailable:
             if time.monotonic() > until:
                 raise
