@@ -100,8 +100,11 @@ def markdown_of(reports: Sequence[Report]) -> str:
     ]
     for report in sorted(reports, key=lambda report: report.drill):
         found = {check.what: check.measured for check in report.checks}
+        dropped = [
+            measured for what, measured in found.items() if what.startswith(("calls dropped", "calls that ended"))
+        ]
         cells = [
-            report.drill, f"{report.verdict}", found.get("calls dropped", ""), found.get("call set-ups failed", ""),
+            report.drill, f"{report.verdict}", next(iter(dropped), ""), found.get("call set-ups failed", ""),
             found.get("audio gap", ""), found.get("CDRs wrong, missing or doubled", ""),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
