@@ -145,7 +145,7 @@ def test_a_node_by_itself_is_the_only_member_and_gives_its_seat_to_nobody(
 def test_whatever_the_description_names_needs_a_token(stranger: httpx.Client) -> None:
     assert stranger.get(f"{API}/openapi.json").json()["openapi"].startswith("3.1")
     named = routes(stranger)
-    assert len(named) == 31
+    assert len(named) == 33
     for method, path in [
         *named,
         ("GET", f"{API}/nothing-here"),

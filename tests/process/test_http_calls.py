@@ -32,6 +32,10 @@ FED_ELSEWHERE = {
     "pbx_adoption_seconds": ("seat",),
     "pbx_known_numbers": ("seat",),
     "pbx_keepalived_up": (),
+    "pbx_region_primary": ("region",),
+    "pbx_region_term": (),
+    "pbx_region_nodes": ("region",),
+    "pbx_region_copy_age_seconds": ("seat",),
     "pbx_certificate_expires_timestamp_seconds": ("certificate",),
 }
 """What is known in a cluster, with keepalived, or with TLS only; with its labels."""

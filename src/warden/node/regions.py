@@ -116,17 +116,16 @@ class RegionLink:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.mirror.run(), name="mirror")
-            if self._patroni.is_known:
-                tasks.create_task(self._keep_database(), name="region database")
-            while True:
-                await self.ask_all()
-                await asyncio.sleep(POLL_S)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.mirror.run(), name="mirror")
+                if self._patroni.is_known:
+                    tasks.create_task(self._keep_database(), name="region database")
+                while True:
+                    await self.ask_all()
+                    await asyncio.sleep(POLL_S)
+        finally:
+            await self._http.aclose()
 
     async def ask_all(self) -> dict[str, Word]:
         """Tell every node of the other region how it is here, and hear how it is there: who answers, by place."""
@@ -161,7 +160,10 @@ class RegionLink:
             raise MalformedMessage(f"a node of region {word.region}, here is {self.regions.own}", 400)
         self.regions.hear(word)
         if lets_go and self._agent is not None and not self.regions.is_primary:
-            await self._agent.without_seats()
+            # Who asked waits no longer either.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LETS_GO_S):
+                    await self._agent.without_seats()
         return WORDS.encode(WordRecord(SCHEMA, self.word()))
 
     async def promote(self, *, lost: bool) -> Primary:
