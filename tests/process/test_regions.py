@@ -143,6 +143,8 @@ async def test_a_seat_goes_to_the_other_region_and_back_with_its_calls(people: P
     assert "region east is the primary one already" in early.stderr
     done = await asyncio.to_thread(west.run, "dr", "promote")
     assert done.returncode == 0, done.stderr
+    log = west.stderr.read_text()
+    assert log.index("everything is here") < log.index("region west is the primary one, term 1")
     await hears_from(calls[0], regions.addresses["west"], 880)
     await followed(regions, "east1")
     while (done := await asyncio.to_thread(east.run, "dr", "failback")).returncode:

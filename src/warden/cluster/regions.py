@@ -14,6 +14,8 @@ from warden.core.errors import WardenError
 from warden.core.versions import Codec
 
 SCHEMA: Final = 1
+YIELD_S: Final = 30.0
+"""How long a region makes way for the other one: longer than the waits of a promotion together."""
 HEARD_S: Final = 5.0
 """A node that has said nothing for so long is away, where it says something every second."""
 
@@ -33,7 +35,7 @@ class Primary(Struct, frozen=True):
 
 class Word(Struct, frozen=True):
     """What a node tells the other region: `holds` are its seats, `holders` who has which seat in its region as far as
-    it knows. `database` is "primary" or "standby" as it saw that of its region last, `timeline` that of its leader, and
+    it knows, `members` those that it sees alive there. `database` is "primary" or "standby" as it saw that of its region last, `timeline` that of its leader, and
     `copies` are the addresses of those that are sent what it writes.
     """
 
@@ -42,6 +44,7 @@ class Word(Struct, frozen=True):
     primary: Primary
     holds: tuple[str, ...] = ()
     holders: Mapping[str, str] = {}
+    members: tuple[str, ...] = ()
     database: str = ""
     timeline: int = 0
     copies: tuple[str, ...] = ()
@@ -82,6 +85,7 @@ class Regions:
         self.primary = primary
         self.heard: dict[str, Heard] = {}
         self.keep_error = ""
+        self.yields_until = 0.0
         self.on_change: Callable[[], None] = lambda: None
         self._keep = keep
         self._now = now
@@ -94,7 +98,21 @@ class Regions:
     @property
     def refusal(self) -> str:
         """Why no seat may be here; "" where they may."""
-        return "" if self.is_primary else f"region {self.primary.region} is the primary one"
+        if not self.is_primary:
+            return f"region {self.primary.region} is the primary one"
+        return f"region {self.other} is taking the seats" if self._now() < self.yields_until else ""
+
+    def go_on(self) -> None:
+        """Nothing came of it."""
+        self.yields_until = 0.0
+        self.on_change()
+
+    def make_way(self) -> None:
+        """The other region is about to become the primary one: no seat may be here for a while. It says so when it is;
+        where it does not, everything is as before once that while is over.
+        """
+        self.yields_until = self._now() + YIELD_S
+        self.on_change()
 
     def learn(self, primary: Primary | None) -> bool:
         """Somebody knows this. True where it is news. What cannot be kept holds all the same, for as long as this
@@ -118,6 +136,7 @@ class Regions:
 
     def _become(self, primary: Primary) -> None:
         self.primary = primary
+        self.yields_until = 0.0
         self.on_change()
 
     def hear(self, word: Word) -> None:
@@ -141,8 +160,9 @@ class Regions:
                 f"no node of region {self.other} answers: if it is lost, and none of its nodes can reach a phone any "
                 "more, say so (--lost)"
             )
-        holders = {node for word in present.values() for node in word.holders.values() if node}
-        silent = sorted(holders - present.keys())
+        # Also one that holds nothing: it would take what the others let go of.
+        alive = {node for word in present.values() for node in (*word.holders.values(), *word.members) if node}
+        silent = sorted(alive - present.keys())
         if silent:
-            return f"{', '.join(silent)} of region {self.other} holds a seat and does not answer"
+            return f"{', '.join(silent)} lives in region {self.other} and does not answer here"
         return ""

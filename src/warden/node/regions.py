@@ -15,7 +15,7 @@ from warden.cluster.agent import Agent
 from warden.cluster.decide import Seat
 from warden.cluster.members import Record
 from warden.cluster.mirror import Mirror
-from warden.cluster.regions import SCHEMA, WORDS, Primary, Regions, Word, WordRecord
+from warden.cluster.regions import SCHEMA, WORDS, YIELD_S, Primary, Regions, Word, WordRecord
 from warden.cluster.stream import Frame, Frames, Told
 from warden.config.tree import Config
 from warden.core.errors import MalformedMessage, Unavailable, WardenError
@@ -23,7 +23,7 @@ from warden.core.versions import Unreadable
 from warden.node.build import keep_private
 from warden.node.patroni import PatroniOf, Seen
 from warden.web.auth import make_node_token
-from warden.web.regions import REGION_URL, STREAM_URL, WAIT
+from warden.web.regions import GOES_ON, LETS_GO, REGION_URL, STREAM_URL
 
 FILE: Final = "region"
 POLL_S: Final = 1.0
@@ -95,6 +95,7 @@ class RegionLink:
         self._where: dict[str, str] = {}
         self._http = httpx.AsyncClient(trust_env=False, timeout=ANSWER_S)
         self._agent: Agent | None = None
+        self._told_primary: Primary | None = None
 
     @property
     def agent(self) -> Agent:
@@ -143,14 +144,15 @@ class RegionLink:
             primary or self.regions.primary,
             holds,
             holders,
+            () if agent is None else tuple(sorted(agent.peers)),
             self.database,
             self._seen.timeline,
             self._seen.copies,
         )
 
-    async def answer(self, said: bytes, *, lets_go: bool) -> bytes:
-        """What a node of the other region is told that says this; where it `lets_go`, only when no seat is here any
-        more. Raises `MalformedMessage`.
+    async def answer(self, said: bytes, *, lets_go: bool = False, goes_on: bool = False) -> bytes:
+        """What a node of the other region is told that says this; where this one is to let go (`lets_go`), only when no
+        seat is here any more. It `goes_on` where nothing came of that. Raises `MalformedMessage`.
         """
         try:
             word = WORDS.decode(said)[0].word
@@ -159,7 +161,12 @@ class RegionLink:
         if word.region != self.regions.other:
             raise MalformedMessage(f"a node of region {word.region}, here is {self.regions.own}", 400)
         self.regions.hear(word)
-        if lets_go and self._agent is not None and not self.regions.is_primary:
+        if goes_on:
+            self.regions.go_on()
+        if lets_go and self._agent is not None:
+            if self.regions.is_primary:
+                self.regions.make_way()
+                asyncio.get_running_loop().call_later(YIELD_S + 0.1, self._follow_primary)
             # Who asked waits no longer either.
             with suppress(TimeoutError):
                 async with asyncio.timeout(LETS_GO_S):
@@ -177,16 +184,30 @@ class RegionLink:
             if why and (self.regions.is_primary or not lost):
                 raise WardenError(why)
             primary = Primary(self.regions.own, self.regions.primary.term + 1)
-            word = self.word(primary)
-            _log.info(f"region {primary.region} becomes the primary one, term {primary.term}", lost=lost)
-            await asyncio.gather(*(self._ask(place, word, lets_go=True) for place in answered))
+            _log.info(f"region {primary.region} is to be the primary one, term {primary.term}", lost=lost)
             if answered:
-                await self._everything_is_here()
+                await self._take_leave(answered, primary, lost=lost)
             # Somebody may have done the same meanwhile.
             self.regions.decide(primary)
             if not self.regions.is_primary:
                 raise WardenError(f"region {self.regions.primary.region} has become the primary one meanwhile")
             return primary
+
+    async def _take_leave(self, answered: Mapping[str, Word], primary: Primary, *, lost: bool) -> None:
+        """The nodes of the other region fall silent, what they said last comes here, and only then is anybody told who
+        is the primary one: from there on seats are taken here. Raises `WardenError` where one does not fall silent, and
+        all goes on there.
+        """
+        word = self.word()
+        words = await asyncio.gather(*(self._ask(place, word, how=LETS_GO) for place in answered))
+        loud = [
+            before.node for before, after in zip(answered.values(), words, strict=True) if after is None or after.holds
+        ]
+        if loud and not lost:
+            await asyncio.gather(*(self._ask(place, word, how=GOES_ON) for place in answered))
+            raise WardenError(f"{', '.join(loud)} of region {self.regions.other} did not let go of its seats")
+        await self._everything_is_here()
+        await asyncio.gather(*(self._ask(place, self.word(primary)) for place in answered))
 
     async def _everything_is_here(self) -> None:
         """The nodes of this region follow nothing any more: what the other one said last is in the store."""
@@ -198,13 +219,13 @@ class RegionLink:
                     self._looked.clear()
                     await self._looked.wait()
 
-    async def _ask(self, place: str, word: Word, *, lets_go: bool = False) -> Word | None:
+    async def _ask(self, place: str, word: Word, *, how: str = "") -> Word | None:
         headers = {"Authorization": f"Bearer {make_node_token(self._key, time.time())}"}
         content = WORDS.encode(WordRecord(SCHEMA, word))
-        url = f"{place}{REGION_URL}{WAIT if lets_go else ''}"
+        url = f"{place}{REGION_URL}{how}"
         try:
             response = await self._http.post(
-                url, content=content, headers=headers, timeout=LETS_GO_S if lets_go else ANSWER_S
+                url, content=content, headers=headers, timeout=LETS_GO_S if how == LETS_GO else ANSWER_S
             )
             if response.status_code != httpx.codes.OK:
                 return None
@@ -223,7 +244,9 @@ class RegionLink:
 
     def _follow_primary(self) -> None:
         primary = self.regions.primary
-        _log.info(f"region {primary.region} is the primary one, term {primary.term}")
+        if primary != self._told_primary:
+            self._told_primary = primary
+            _log.info(f"region {primary.region} is the primary one, term {primary.term}")
         self.agent.keep_away(self.regions.refusal)
 
     # The database

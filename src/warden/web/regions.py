@@ -14,8 +14,10 @@ from warden.web.state import NodeState, RegionView
 
 REGION_URL: Final = "/api/v1/region/word"
 """Where a node of the other region says how it is there, and hears how it is here."""
-WAIT: Final = "?lets_go=1"
-"""The answer is to come when no seat is here any more."""
+LETS_GO: Final = "?lets_go=1"
+"""The answer is to come when no seat is here any more: the other region is about to take them."""
+GOES_ON: Final = "?goes_on=1"
+"""It does not take them after all."""
 STREAM_URL: Final = "/api/v1/region/seats/{seat}/stream"
 """All records of a seat, and then what changes (`cluster.stream`)."""
 
@@ -28,7 +30,8 @@ def add_between_regions(app: FastAPI, state: NodeState) -> None:
     async def word(request: Request) -> Response:
         link = _for_nodes(state, request)
         try:
-            said = await link.answer(await request.body(), lets_go="lets_go" in request.query_params)
+            asked = request.query_params
+            said = await link.answer(await request.body(), lets_go="lets_go" in asked, goes_on="goes_on" in asked)
         except MalformedMessage as error:
             raise HTTPException(400, str(error)) from error
         return Response(said)

@@ -60,7 +60,7 @@ class RegionView(Protocol):
     database: str
     database_error: str
 
-    async def answer(self, said: bytes, *, lets_go: bool) -> bytes:
+    async def answer(self, said: bytes, *, lets_go: bool = False, goes_on: bool = False) -> bytes:
         """What a node of the other region is told. Raises `MalformedMessage`."""
 
     async def promote(self, *, lost: bool) -> Primary:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from warden.cluster.regions import HEARD_S, SCHEMA, WORDS, Primary, Regions, Word, WordRecord
+from warden.cluster.regions import HEARD_S, SCHEMA, WORDS, YIELD_S, Primary, Regions, Word, WordRecord
 from warden.core.errors import WardenError
 
 
@@ -76,7 +76,7 @@ def test_a_promotion_needs_the_word_of_every_node_that_holds_a_seat() -> None:
     node = Knowing()
     assert "no node of region east answers" in node.regions.why_not(node.regions.present())
     node.hear("east1", Primary("east"), {"main": "east2"})
-    assert node.regions.why_not(node.regions.present()) == "east2 of region east holds a seat and does not answer"
+    assert node.regions.why_not(node.regions.present()) == "east2 lives in region east and does not answer here"
     node.hear("east2", Primary("east"), {"main": "east2"}, holds=("main",))
     assert node.regions.why_not(node.regions.present()) == ""
     node.now += HEARD_S
@@ -85,6 +85,36 @@ def test_a_promotion_needs_the_word_of_every_node_that_holds_a_seat() -> None:
     assert node.regions.why_not(node.regions.present()) == "region west is the primary one already"
 
 
+def test_also_a_node_that_holds_nothing_must_answer_since_it_would_take_what_the_others_let_go_of() -> None:
+    node = Knowing()
+    node.regions.hear(Word("east1", "east", Primary("east"), ("main",), {"main": "east1"}, ("east1", "east2")))
+    assert node.regions.why_not(node.regions.present()) == "east2 lives in region east and does not answer here"
+
+
+def test_a_region_that_makes_way_has_no_seats_until_it_goes_on_or_has_waited_long_enough() -> None:
+    node = Knowing(Primary("west", 1))
+    node.kept.append(Primary("west", 1))
+    assert node.regions.refusal == ""
+    node.regions.make_way()
+    assert node.regions.refusal == "region east is taking the seats"
+    assert node.regions.is_primary, "nobody else is, yet"
+    node.regions.go_on()
+    assert node.regions.refusal == ""
+    node.regions.make_way()
+    node.now += YIELD_S
+    assert node.regions.refusal == ""
+    assert node.changes == 3
+
+
 def test_a_word_outlives_the_wire() -> None:
-    word = Word("east1", "east", Primary("east", 2), ("main",), {"main": "east1"}, "primary")
+    word = Word("east1", "east", Primary("east", 2), ("main",), {"main": "east1"}, ("east1", "east2"), "primary")
     assert WORDS.decode(WORDS.encode(WordRecord(SCHEMA, word)))[0].word == word
+
+
+def test_a_region_that_made_way_and_gets_its_seats_back_has_them_at_once() -> None:
+    node = Knowing(Primary("west", 1))
+    node.kept.append(Primary("west", 1))
+    node.regions.make_way()
+    node.regions.learn(Primary("east", 2))
+    node.regions.decide(Primary("west", 3))
+    assert node.regions.refusal == ""

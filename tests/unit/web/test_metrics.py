@@ -392,7 +392,7 @@ class TwoRegions:
         self.told = Told(MemoryStore())
         self.mirror = Mirror((Seat("main", "192.0.2.1", ("w",)),), self.told, self, self, lambda: self.now)
 
-    async def answer(self, said: bytes, *, lets_go: bool) -> bytes:
+    async def answer(self, said: bytes, *, lets_go: bool = False, goes_on: bool = False) -> bytes:
         raise NotImplementedError
 
     async def promote(self, *, lost: bool) -> Primary:
