@@ -35,8 +35,8 @@ class Primary(Struct, frozen=True):
 
 class Word(Struct, frozen=True):
     """What a node tells the other region: `holds` are its seats, `holders` who has which seat in its region as far as
-    it knows, `members` those that it sees alive there. `database` is "primary" or "standby" as it saw that of its region last, `timeline` that of its leader, and
-    `copies` are the addresses of those that are sent what it writes.
+    it knows, `members` those that it sees alive there. `database` is "primary" or "standby" as it saw that of its
+    region last, `timeline` that of its leader, and `copies` are the addresses of those that are sent what it writes.
     """
 
     node: str
