@@ -49,6 +49,7 @@ install-prod: ## as root: this version below /opt/PBX, beside others, with its u
 
 test: check ## all checks and all tests (ARGS='-k name' for some)
 	@scripts/debian-packages.sh
+	@scripts/browser-phone.sh
 	@$(bin)/pytest -n 2 -m "not alone" $(ARGS)
 	@$(bin)/pytest -m alone $(ARGS) || [ $$? -eq 5 ]
 
@@ -76,7 +77,7 @@ pins: install ## requirements/*.txt from pyproject.toml and requirements/*.in
 	@scripts/make-pins.sh $(ARGS)
 
 clean: ## everything that make has made; ./data stays
-	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache tests/interop/browser/node_modules
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/is-made: scripts/make-venv.sh

@@ -99,7 +99,7 @@ async def run(rate_per_s: float, seconds: float, repetitions: int) -> int:
     passwords = {f"{kind}{i:05}": secrets.token_urlsafe(18) for i in range(PAIRS) for kind in (1, 2)}
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="warden-bench-")))
-        redis = LabRedis.found(folder / "server")
+        redis = LabRedis.found(folder / "server", *free_ports(("127.0.0.1",), 1))
         if redis is None:
             raise WardenError("this needs redis-server; on Debian: apt-get install redis-server")
         stack.push_async_callback(redis.kill)

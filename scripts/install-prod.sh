@@ -61,7 +61,9 @@ CONFIG
 place /etc/warden/environment 600 <<'ENVIRONMENT'
 # Variables for config.yml, as NAME=value: passwords, and whatever differs between hosts.
 ENVIRONMENT
-"$home/bin/warden" ha unit --program "$prefix/current/bin/warden" | place /etc/systemd/system/pbx.service 644
+# In a variable: what cannot be made is not placed, and ends this.
+unit=$("$home/bin/warden" ha unit --program "$prefix/current/bin/warden")
+place /etc/systemd/system/pbx.service 644 <<<"$unit"
 place /usr/local/bin/warden 755 <<WARDEN
 #!/bin/sh
 # The \`warden\` command with the settings and passwords of this host.
@@ -72,6 +74,7 @@ WARDEN
 
 if [ -z "$root" ]; then
     id warden >/dev/null 2>&1 || useradd --system --home-dir /var/lib/warden --shell /usr/sbin/nologin warden
-    ! command -v systemctl >/dev/null || systemctl daemon-reload
+    # Where systemd does not run, as in an image that is being made, there is nothing to reload.
+    [ ! -d /run/systemd/system ] || systemctl daemon-reload
     say "edit /etc/warden/config.yml, then: systemctl enable --now pbx"
 fi

@@ -92,7 +92,9 @@ ACTIVE = cluster(
 
 
 def regions(title: str, sites: Sequence[tuple[str, str, Sequence[str]]], notes: Sequence[str]) -> tuple[str, int, int]:
-    """The picture of two regions: name, seat, and hosts of each, with what goes from the first to the second."""
+    """The picture of two regions and a third site: name, seat, and hosts of each, with what goes from the first to the
+    second.
+    """
     site_wide, gap, top = 2 * WIDE + 60, 200, 150
     site_high = HIGH + 111
     wide = 2 * site_wide + gap + 80
@@ -116,7 +118,7 @@ def regions(title: str, sites: Sequence[tuple[str, str, Sequence[str]]], notes: 
         parts += [
             box(x + 20, top + HIGH + 25, 2 * WIDE + 20, 66),
             text(middle, top + HIGH + 49, f"{name}-witness", bold=True),
-            text(middle, top + HIGH + 73, "etcd, Sentinel, Prometheus", size=13),
+            text(middle, top + HIGH + 73, "etcd, Sentinel, Prometheus, arbiter", size=13),
             line(middle, top + HIGH + 5, middle, top + HIGH + 25, dashed=True),
         ]
     left, right = 40 + site_wide, 40 + site_wide + gap
@@ -129,6 +131,13 @@ def regions(title: str, sites: Sequence[tuple[str, str, Sequence[str]]], notes: 
             line(right - 8, y, right - 18, y + 6),
         ]
     parts += [
+        box(left + 20, top + HIGH + 25, gap - 40, 66),
+        text(left + gap / 2, top + HIGH + 49, "third site", bold=True),
+        text(left + gap / 2, top + HIGH + 73, "arbiter (etcd 2381)", size=13),
+        line(left - 20, top + HIGH + 58, left + 20, top + HIGH + 58, dashed=True),
+        line(right - 20, top + HIGH + 58, right + 20, top + HIGH + 58, dashed=True),
+    ]
+    parts += [
         text(40, top + site_high + 36 + i * ROW, note, size=13, colour=SOFT, anchor="start")
         for i, note in enumerate(notes)
     ]
@@ -136,14 +145,15 @@ def regions(title: str, sites: Sequence[tuple[str, str, Sequence[str]]], notes: 
 
 
 GEO = regions(
-    "geo: two regions, each a cluster by itself",
+    "geo: two regions, each a cluster by itself, and a third site with a vote",
     (
         ("east", "seat main 192.168.1.100", (*FIRST, "PostgreSQL (Patroni)", "Redis, Sentinel", "etcd")),
         ("west", "seat main 192.168.2.100", (*FIRST, "PostgreSQL (a copy)", "Redis, Sentinel", "etcd")),
     ),
     (
         "Each region has its own etcd, Redis, Patroni and keepalived: the loss of one host stays within its region.",
-        "In the standby region no host holds a seat, until `warden dr promote` says that it is primary.",
+        "The primary region renews a lease at the arbiter, whose members are at three sites; when it ends, the other",
+        "region takes the seats. Without a third site that is for an operator to say: `warden dr promote --lost`.",
         "Dashed: votes, and what phones are told second.",
     ),
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from warden.core.address import Address
@@ -26,8 +27,8 @@ pytestmark = pytest.mark.xdist_group("etcd")
 
 
 @asynccontextmanager
-async def opened(settings: EtcdSettings) -> AsyncIterator[EtcdCoordinator]:
-    coordinator = EtcdCoordinator(settings)
+async def opened(settings: EtcdSettings, *, is_shared: bool = False) -> AsyncIterator[EtcdCoordinator]:
+    coordinator = EtcdCoordinator(settings, is_shared=is_shared)
     try:
         yield coordinator
     finally:
@@ -52,6 +53,26 @@ async def test_the_loss_of_the_leader_costs_neither_seats_nor_epochs(etcd_three:
             leader.until(leader.is_up)
 
 
+async def test_what_one_process_had_under_way_does_not_fit_any_more_once_another_of_its_name_has_renewed(
+    etcd_three: PrivateEtcd,
+) -> None:
+    async with opened(etcd_three.settings(), is_shared=True) as one, opened(etcd_three.settings()) as alone:
+        assert await one.acquire("shared", "east", 60) == 1
+        assert await alone.acquire("own", "a", 60) == 1
+        before = [await _revision(one, "shared"), await _revision(alone, "own")]
+        assert await one.renew("east", {"shared": 1}, 60) == {"shared"}
+        assert await alone.renew("a", {"own": 1}, 60) == {"own"}
+        after = [await _revision(one, "shared"), await _revision(alone, "own")]
+        assert after[0] > before[0]
+        # One process by itself need not write each time.
+        assert after[1] == before[1]
+
+
+async def _revision(coordinator: EtcdCoordinator, seat: str) -> int:
+    """What a change of the seat compares with."""
+    return (await coordinator._seats(coordinator._client.until()))[seat].holder_revision
+
+
 async def test_a_member_that_hangs_is_left_for_another_one(etcd_three: PrivateEtcd) -> None:
     follower = next(member for member in etcd_three.members if not member.is_leader())
     nodes = (follower.address, *(member.address for member in etcd_three.members if member is not follower))
@@ -66,6 +87,59 @@ async def test_a_member_that_hangs_is_left_for_another_one(etcd_three: PrivateEt
             assert time.monotonic() - before < 5
         finally:
             follower.resume()
+
+
+async def test_a_member_that_is_slow_is_not_waited_for_until_its_time_is_over(etcd_three: PrivateEtcd) -> None:
+    leader = etcd_three.leader()
+    nodes = (leader.address, *(member.address for member in etcd_three.members if member is not leader))
+    async with opened(etcd_three.settings(nodes=nodes, answer_timeout_s=10.0, call_timeout_s=30.0)) as coordinator:
+        assert await coordinator.acquire("s", "a", 60) == 1
+        leader.pause()
+        try:
+            # Nobody's time is over yet: the paused one's request is still under way when the others have elected.
+            assert (await coordinator.holdings())["s"].epoch == 1
+            assert coordinator._client._under_way
+            assert await coordinator.acquire("t", "a", 60) == 1
+        finally:
+            leader.resume()
+
+
+async def test_a_change_that_two_members_were_asked_for_is_made_once_and_is_ours(
+    etcd_three: PrivateEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(etcd_three.settings()) as coordinator:
+        ask = coordinator._client.call
+
+        async def twice(path: str, body: Mapping[str, Any], until: float, **how: Any) -> Any:
+            if "compare" in body:
+                await ask(path, body, until, **how)
+            return await ask(path, body, until, **how)
+
+        monkeypatch.setattr(coordinator._client, "call", twice)
+        assert await coordinator.acquire("s", "a", 60) == 1
+        assert await coordinator.take("s", "b", 60, 1) == 2
+        assert await coordinator.take("s", "c", 60, 1) is None
+        assert await coordinator.renew("b", {"s": 2}, 60) == {"s"}
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+async def test_what_compares_nothing_is_asked_of_one_member_at_a_time(
+    in_turn: bool, etcd_three: PrivateEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(etcd_three.settings(answer_timeout_s=0.2, call_timeout_s=0.5)) as coordinator:
+        client, together = coordinator._client, [0]
+
+        async def silent(_url: str, _request: Any, limit_s: float) -> Any:
+            _request.close()
+            together.append(together[-1] + 1)
+            await asyncio.sleep(limit_s)
+            together.append(together[-1] - 1)
+            raise httpx.ReadTimeout("nobody answers")
+
+        monkeypatch.setattr(client, "_uncancelled", silent)
+        with pytest.raises(Unavailable):
+            await client.call("kv/put", {}, client.until(), in_turn=in_turn)
+        assert (max(together) == 1) is in_turn
 
 
 async def test_without_a_majority_calls_fail_within_their_bound_and_work_again_with_one(

@@ -12,6 +12,7 @@ import pytest
 
 from warden.core.address import Address
 from warden.core.errors import Fenced, Unavailable, WardenError
+from warden.node.through import keep_to_master
 from warden.store.ports import Kind, Write
 from warden.store.redis_coordinator import RedisCoordinator
 from warden.store.redis_servers import key_slot
@@ -391,6 +392,42 @@ async def test_a_fail_over_by_sentinel_keeps_what_was_acknowledged(redis_sentine
         with pytest.raises(Fenced):
             await store.write("s", 2, [])
     await coordinator.close()
+
+
+async def test_a_master_that_the_others_have_replaced_is_left_though_it_still_answers(
+    redis_sentinel: PrivateSentinels,
+) -> None:
+    settings = redis_sentinel.settings()
+    old, new = redis_sentinel.master, redis_sentinel.replica
+    async with opened(settings) as store:
+        losses = await until_it_works(lambda: store.write("s", 3, [call("before")]))
+        new.until(lambda: new.say("HLEN", f"{settings.cluster_name}:{{s}}:call") == 1)
+        await store.leave_old_master()
+        assert await store.write("s", 3, []) == losses
+
+        async def tells_of_a_loss() -> int:
+            told = await store.write("s", 3, [call("after")])
+            if told == losses:
+                raise Unavailable("still at the old one")
+            return told
+
+        # As if it were cut off with its node: it hears nothing of what the others do.
+        old.pause()
+        try:
+            new.until(lambda: new.info("replication")["role"] == "master")
+        finally:
+            old.resume()
+        assert await store.write("s", 3, [call("lost")]) == losses
+        assert old.info("replication")["role"] == "master"
+        # What each node does.
+        keeping = asyncio.create_task(keep_to_master(store))
+        assert await until_it_works(tells_of_a_loss) == losses + 1
+        assert await store.read("s", Kind.CALL) == {"before": b"v", "after": b"v"}
+        await store.leave_old_master()
+        assert await store.write("s", 3, []) == losses + 1
+        keeping.cancel()
+    old.kill()
+    redis_sentinel.swap()
 
 
 async def test_each_wrong_setting_is_told_by_its_name(

@@ -1,12 +1,14 @@
 """What every fast store promises, on each of them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from warden.cluster.relay import carry_out, frames_of, losses_of, order_of, records_of
+from warden.cluster.through import Through
 from warden.core.errors import Fenced, Unavailable
 from warden.store.local import LocalStore
 from warden.store.memory import MemoryStore, Shelf
@@ -24,7 +26,36 @@ REDIS = [pytest.param(name, marks=pytest.mark.xdist_group("redis")) for name in 
 )]  # fmt: skip
 
 
-@pytest.fixture(params=["memory", "local", "local, by its thread alone", *REDIS])
+class CutOff(MemoryStore):
+    """A node's own way to a store, on which neither writes nor reads get through."""
+
+    async def write(self, seat: str, epoch: int, writes: Sequence[Write]) -> int:
+        raise Unavailable(f"cut off: {seat} at {epoch}, {len(writes)} writes")
+
+    async def read(self, seat: str, kind: Kind) -> Mapping[str, bytes]:
+        raise Unavailable(f"cut off: {seat}, {kind}")
+
+
+class Other:
+    """Another node, which gets through; what is asked of it are messages."""
+
+    def __init__(self, store: SeatStore) -> None:
+        self._store = store
+
+    def nodes(self) -> Sequence[str]:
+        return ["n2"]
+
+    async def write(self, node: str, seat: str, epoch: int, writes: Sequence[Write]) -> int:
+        return losses_of(node, await carry_out(self._store, order_of(seat, epoch, writes)))
+
+    async def read(self, node: str, seat: str, kind: Kind) -> Mapping[str, bytes]:
+        return await records_of(node, frames_of(kind, await self._store.read(seat, kind)))
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+@pytest.fixture(params=["memory", "through another node", "local", "local, by its thread alone", *REDIS])
 async def handle(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Open]:
     """Opens one more handle on the same store, as another node would."""
     shelf = Shelf()
@@ -35,6 +66,8 @@ async def handle(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         match request.param:
             case "memory":
                 store: SeatStore = MemoryStore(shelf)
+            case "through another node":
+                store = Through(CutOff(shelf), Other(MemoryStore(shelf)))
             case "local":
                 store = LocalStore(tmp_path / "seats.db")
             case _ if redis is not None:

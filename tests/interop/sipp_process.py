@@ -47,6 +47,7 @@ class Sipp:
         port: int,
         *options: str | Path,
         to_port: int = 0,
+        to_host: str = "127.0.0.1",
         calls: int = 1,
         transport: str = "u1",
         trace: bool = True,
@@ -73,7 +74,7 @@ class Sipp:
         if trace:
             argv += ["-trace_msg", "-message_file", "messages.log"]
         if to_port:
-            argv.append(f"127.0.0.1:{to_port}")
+            argv.append(f"{to_host}:{to_port}")
         with (folder / "screen").open("wb") as screen:
             process = subprocess.Popen(
                 [str(x) for x in argv], cwd=folder, stdin=subprocess.DEVNULL, stdout=screen, stderr=subprocess.STDOUT

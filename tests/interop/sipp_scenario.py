@@ -53,6 +53,7 @@ class Script:
         self._asked = ""
         self._final = 0
         self._in_dialog = False
+        self._other: Script | None = None
         tag = f";tag=[pid]{'c' if rings else 'u'}[call_number]"
         self._tag = tag
         self._from = f"<sip:{number}@[remote_ip]>{tag}" if rings else f"[$local]{tag}"
@@ -163,6 +164,24 @@ class Script:
             attributes += ' rrs="true"'
         return self._recv(attributes, actions, 0)
 
+    def or_else(self, header: str, other: "Script") -> Self:
+        """SIPp begins its scenario anew with each Call-ID. Where the request just received has this header field, what
+        comes now is `other` instead.
+        """
+        seen = f'<ereg regexp=".+" search_in="hdr" header="{header}:" assign_to="elsewhere"/>'
+        step = self._steps[-1].replace("<action>", f"<action>{seen}", 1)
+        self._steps[-1] = step.replace("<recv ", '<recv next="elsewhere" test="elsewhere" ', 1)
+        self._other = other
+        return self
+
+    def turns_to(self, host: str, port: int) -> Self:
+        """Say what comes now to this address, from which the request just received came: SIPp would stay with the one
+        that its call began with.
+        """
+        turn = f'<setdest host="{host}" port="{port}" protocol="udp"/>'
+        self._steps[-1] = self._steps[-1].replace("<action>", f"<action>{turn}", 1)
+        return self
+
     def pauses(self, ms: int) -> Self:
         """Do nothing for a while."""
         self._steps.append(f'<pause milliseconds="{ms}"/>')
@@ -198,7 +217,11 @@ class Script:
     @property
     def xml(self) -> str:
         """The scenario as SIPp reads it."""
-        steps = "\n".join(self._steps)
+        lines = self._steps
+        if self._other is not None:
+            end = '<nop next="end"/>', '<label id="elsewhere"/>'
+            lines = [*lines, *end, *self._other._steps, '<label id="end"/>', '<timewait milliseconds="100"/>']
+        steps = "\n".join(lines)
         kept = sorted(set(re.findall(r'assign_to="(\w+)"', steps)))
         reference = f'<Reference variables="{",".join(kept)}"/>' if kept else ""
         scenario = f'<scenario name="{self.name}">\n{steps}\n{reference}\n</scenario>'

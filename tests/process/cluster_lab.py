@@ -3,6 +3,7 @@
 import os
 import signal
 import ssl
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,7 +43,8 @@ class Member(Pbx):
 
 class Cluster:
     """Nodes n1, n2 ... with seats s1, s2 ... on loopback addresses, each at home on the node of its number. With
-    `own_seats` nothing is configured about seats, so that each node has one of its own, of its name.
+    `own_seats` nothing is configured about seats, so that each node has one of its own, of its name. Nodes named in
+    `redis_ports` find Redis at that port of this machine.
     """
 
     def __init__(
@@ -53,11 +55,12 @@ class Cluster:
         coordinator: str = "embedded",
         *,
         own_seats: bool = False,
+        redis_ports: Mapping[str, int] | None = None,
     ) -> None:
-        self.sip_port, self.tls_port = free_ports(2)
+        self.sip_port, self.tls_port, self.wss_port = free_ports(3)
         self.authority, certificate, key = make_certificates(folder / "tls")
         # Addresses of its own for each test process, since all seats use the same ports.
-        self._net = f"127.{os.getpid() // 250 % 200 + 2}.{os.getpid() % 250 + 1}"
+        self.net = f"127.{os.getpid() // 250 % 200 + 2}.{os.getpid() % 250 + 1}"
         names = [f"n{i + 1}" for i in range(nodes)]
         (folder / "redis").mkdir()
         self.redis = RedisProcess(folder / "redis")
@@ -65,9 +68,9 @@ class Cluster:
         self.redis.until(self.redis.is_up)
         database = folder / "warden.sqlite"
         self.seats = names if own_seats else [f"s{i + 1}" for i in range(nodes)]
-        hosts = [f"{self._net}.{i + 1}" if own_seats else "127.0.0.1" for i in range(nodes)]
+        hosts = [f"{self.net}.{i + 1}" if own_seats else "127.0.0.1" for i in range(nodes)]
         lines = [
-            f"    - {{name: s{i + 1}, address: {self._net}.{i + 1}, successors: [{', '.join(names[i:] + names[:i])}]}}"
+            f"    - {{name: s{i + 1}, address: {self.net}.{i + 1}, successors: [{', '.join(names[i:] + names[:i])}]}}"
             for i in range(nodes)
         ]
         seats = "" if own_seats else "\n".join(["  seats:", *lines])
@@ -85,9 +88,10 @@ sip:
   bind_address: {host}
   bind_port: {self.sip_port}
   tls: {{enabled: true, bind_port: {self.tls_port}, certificates: [{{certificate: {certificate}, key: {key}}}]}}
+  websocket: {{tls_port: {self.wss_port}}}
 rtp: {{bind_address: {host}, port_range: [20000, 24000], orphan_timeout: 60}}
 database: {{file: {database}}}
-redis: {{enabled: true, nodes: [{{host: 127.0.0.1, port: {self.redis.port}}}]}}
+redis: {{enabled: true, nodes: [{{host: 127.0.0.1, port: {(redis_ports or {}).get(name, self.redis.port)}}}]}}
 high_availability:
   enabled: true
   node_id: {name}
@@ -117,7 +121,7 @@ high_availability:
 
     def seat(self, number: int) -> Address:
         """Where a seat's phones register."""
-        return Address(f"{self._net}.{number}", self.sip_port)
+        return Address(f"{self.net}.{number}", self.sip_port)
 
     @property
     def tls(self) -> ssl.SSLContext:

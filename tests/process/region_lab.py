@@ -24,9 +24,9 @@ class RegionNode(Member):
 
 
 class TwoRegions:
-    """Nodes east1, east2, west1 and west2."""
+    """Nodes east1, east2, west1 and west2. Where there is an `arbiter`, an operator need not say anything."""
 
-    def __init__(self, folder: Path, lease_s: float = 1.0) -> None:
+    def __init__(self, folder: Path, lease_s: float = 1.0, arbiter: Address | None = None) -> None:
         [self.sip_port] = free_ports(1)
         self._net = f"127.{os.getpid() // 250 % 200 + 2}.{os.getpid() % 250 + 1}"
         self.addresses = {"east": f"{self._net}.11", "west": f"{self._net}.22"}
@@ -34,6 +34,8 @@ class TwoRegions:
         database = folder / "warden.sqlite"
         self.nodes: dict[str, RegionNode] = {}
         texts = {}
+        voter = None if arbiter is None else f"{{host: {arbiter.host}, port: {arbiter.port}}}"
+        asked = "" if voter is None else f"  arbiter: {{nodes: [{voter}], lease_ttl: 3}}"
         for region, hosts in names.items():
             for name in hosts:
                 (folder / name).mkdir()
@@ -53,6 +55,7 @@ high_availability:
   state_file: {folder / region}.state
   region: {region}
   regions: @REGIONS@
+{asked}
   seats:
     - {{name: main, address: {self.addresses[region]}, successors: [{", ".join(hosts)}]}}
 """

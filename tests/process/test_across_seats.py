@@ -24,10 +24,12 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
 
 
 async def people(town: Town, count: int) -> None:
-    """So many callers at the first seat, and their callees at the second, one of them on TCP; the first node knows."""
+    """So many callers at the first seat, and their callees at the second, one each on TCP and WebSocket; the first node
+    knows.
+    """
     for i in range(count):
         await town.phone(CALLERS[i], 1)
-        await town.phone(CALLEES[i], 2, tone_hz=880, answers=True, tcp=i == 1)
+        await town.phone(CALLEES[i], 2, tone_hz=880, answers=True, tcp=i == 1, wss=i == 2)
     await town.knows(1, 2, count)
 
 
@@ -46,14 +48,14 @@ async def cdrs_of(town: Town, count: int) -> list[Cdr]:
 
 
 async def test_a_phone_calls_one_at_another_seat_and_both_hear_each_other(town: Town) -> None:
-    await people(town, 2)
-    calls = [await town.talk(a, b) for a, b in zip(CALLERS[:2], CALLEES[:2], strict=True)]
+    await people(town, 3)
+    calls = [await town.talk(a, b) for a, b in zip(CALLERS[:3], CALLEES[:3], strict=True)]
     for outgoing, incoming in calls:
         await hold_and_resume(outgoing, incoming, 440)
         await hold_and_resume(incoming, outgoing, 880)
     await end_all(calls)
-    cdrs = await cdrs_of(town, 2)
-    assert {c.answered_by for c in cdrs} == set(CALLEES[:2])
+    cdrs = await cdrs_of(town, 3)
+    assert {c.answered_by for c in cdrs} == set(CALLEES[:3])
     assert town.violations() == []
 
 
@@ -86,10 +88,11 @@ async def test_calls_across_go_on_when_the_node_of_either_seat_loses_its_power(t
     await asyncio.to_thread(town.cluster.nodes[f"n{seat}"].power_off)
     await heard_again([line for pair in calls[1:] for line in pair])
     if seat == 2:
-        # A phone on TCP has lost its connection, and makes another as soon as it can.
+        # Phones on TCP and WebSocket have lost their connections, and make others as soon as they can.
         await asyncio.to_thread(town.cluster.nodes["n3"].wait_for_log, "registered numbers of seat s2")
-        await town.phones[CALLEES[1]].reconnect()
-        await town.phones[CALLEES[1]].register()
+        for callee in CALLEES[1:3]:
+            await town.phones[callee].reconnect()
+            await town.phones[callee].register()
 
     await rung.answer()
     await ringing.answered()

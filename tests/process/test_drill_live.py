@@ -62,14 +62,14 @@ def test_a_seat_of_a_running_cluster_goes_to_another_node_and_back_and_nothing_i
     assert "'test' is not the name of this cluster" in refused(first, *DRILL, "--yes", "test", code=1)
     kill = ("drill", "run", "kill", "--target", "production", "--yes", "pbx-cluster")
     assert "a cluster that serves people bears only handover" in refused(first, *kill, code=2)
-    assert "--seat, --yes and --despite-warnings are for --target production" in refused(
-        first, "drill", "run", "kill", "--yes", "x", code=2
-    )
+    flags = "--seat, --yes, --despite-warnings, --cluster, --host, --calls-at-risk, --over"
+    assert f"{flags} are for --target production" in refused(first, "drill", "run", "kill", "--yes", "x", code=2)
     assert "there is no seat s9; --seat names one of s1, s2" in refused(first, *DRILL, "--seat", "s9", code=1)
     epochs = {seat["epoch"] for seat in msgspec.json.decode(first.run("status", "--json").stdout)["all_seats"]}
     assert epochs == {1}
 
     done = first.run(*DRILL, "--yes", "pbx-cluster", "--short", "--json")
+    assert done.stdout, done.stderr
     [report] = msgspec.json.decode(done.stdout)["drills"]
     checks = {check["what"]: (check["measured"], check["verdict"]) for check in report["checks"]}
     # How long the silence was, and how many calls there were, is a matter of how busy this machine is.

@@ -1,4 +1,4 @@
-"""A node dies under phones on TCP and TLS: their connections are gone with it, and they come back on others."""
+"""A node dies under phones on TCP, TLS and WebSocket: their connections go with it, and they come back on others."""
 
 import asyncio
 from pathlib import Path
@@ -30,10 +30,10 @@ async def come_back(*phones: Softphone) -> None:
         await phone.register()
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
-async def test_calls_of_phones_with_connections_go_on_when_the_phones_are_back(tmp_path: Path, *, tls: bool) -> None:
+@pytest.mark.parametrize("transport", ["tcp", "tls", "wss"])
+async def test_calls_of_phones_with_connections_go_on_when_the_phones_are_back(tmp_path: Path, transport: str) -> None:
     async with town_of(tmp_path, *PHONES) as town:
-        kind = {"tls": True} if tls else {"tcp": True}
+        kind = {transport: True}
         # Even ones are on streams; the others of each pair are on UDP, except for the first pair.
         for i, number in enumerate(PHONES[:12]):
             stream = kind if i % 2 == 0 or i == 1 else {}
@@ -75,11 +75,14 @@ async def test_calls_of_phones_with_connections_go_on_when_the_phones_are_back(t
         assert town.violations() == []
 
 
-async def test_a_phone_on_tcp_is_found_by_what_it_says_first_and_called_when_it_is_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["tcp", "wss"])
+async def test_a_phone_with_a_connection_is_found_by_what_it_says_first_and_called_when_it_is_back(
+    tmp_path: Path, transport: str
+) -> None:
     async with town_of(tmp_path, *PHONES[:4]) as town:
-        caller = await town.phone(PHONES[0], 1, tcp=True)
+        caller = await town.phone(PHONES[0], 1, **{transport: True})
         await town.phone(PHONES[1], 1, tone_hz=880, answers=True)
-        silent = await town.phone(PHONES[2], 1, tone_hz=880, tcp=True)
+        silent = await town.phone(PHONES[2], 1, tone_hz=880, **{transport: True})
         outgoing, incoming = await town.talk(PHONES[0], PHONES[1])
         # It will say nothing of where it is.
         await caller.unregister()

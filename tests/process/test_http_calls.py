@@ -34,6 +34,7 @@ FED_ELSEWHERE = {
     "pbx_keepalived_up": (),
     "pbx_region_primary": ("region",),
     "pbx_region_term": (),
+    "pbx_region_lease_seconds": (),
     "pbx_region_nodes": ("region",),
     "pbx_region_copy_age_seconds": ("seat",),
     "pbx_certificate_expires_timestamp_seconds": ("certificate",),

@@ -19,6 +19,7 @@ import yaml
 from warden.store.ports import Item
 
 from monitoring import PAGE, PROMETHEUS, RULES, asked_by_panels, asked_by_rules, metrics, panels
+from port_numbers import port_number
 from private_etcd import EtcdMember
 from private_postgres import Postgres
 from private_redis import RedisProcess
@@ -98,7 +99,8 @@ def test_the_exporter_of_machines_serves_what_is_asked_for(tmp_path: Path) -> No
 def test_the_exporter_of_redis_serves_what_is_asked_for(tmp_path: Path) -> None:
     master = RedisProcess(tmp_path / "master")
     replica = RedisProcess(tmp_path / "replica", f"replicaof 127.0.0.1 {master.port}")
-    clustered = RedisProcess(tmp_path / "clustered", "cluster-enabled yes")
+    # Its own choice for the other servers' port, 10,000 above, may be that of somebody's connection.
+    clustered = RedisProcess(tmp_path / "clustered", "cluster-enabled yes", f"cluster-port {port_number()}")
     servers = (master, replica, clustered)
     exporters = [redis_exporter(tmp_path / f"of-{server.folder.name}", server.port) for server in servers]
     with running(*servers, *exporters):

@@ -14,6 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from warden.core.address import Address, Transport
+from warden.ops.town import Town
+from warden.ops.wires import TcpWire
+
 from pbx import Pbx, free_ports
 
 OPTIONS = (
@@ -125,3 +129,17 @@ def test_a_certificate_that_does_not_match_its_key_keeps_the_node_from_starting(
     assert str(certificate) in done.stderr
     assert str(key) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_a_town_is_left_when_nothing_of_its_phones_connections_is_left(secure: tuple[Pbx, int]) -> None:
+    _, port = secure
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    async with Town([Address("127.0.0.1", port)], {"1001": "a password"}, local_host="127.0.0.1") as town:
+        phone = town.phone("1001", 0, transport=Transport.TLS, tls=context)
+        await phone.open()
+    # TLS says goodbye to and fro: who does not wait for that leaves a socket behind.
+    (wire,) = phone._wires
+    assert isinstance(wire, TcpWire)
+    assert wire._lost.is_set()

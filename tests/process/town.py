@@ -1,7 +1,7 @@
 """A town for tests: phones with sound at the seats of a real cluster, and what is asked of all of them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from warden.ops.sound import Sound
 from warden.sdp.sdes import Policy
 
 from cluster_lab import Cluster, password_of
+from wire import Wire
 
 
 class Town:
@@ -33,19 +34,25 @@ class Town:
         answers: bool = False,
         tcp: bool = False,
         tls: bool = False,
+        wss: bool = False,
         srtp: bool = False,
     ) -> Softphone:
         """A phone that is registered at a seat. One with a connection keeps its calls when that is gone."""
         server = self.cluster.seat(seat)
+        port, transport = server.port, Transport.TCP if tcp else Transport.UDP
+        if tls:
+            port, transport = self.cluster.tls_port, Transport.TLS
+        elif wss:
+            port, transport = self.cluster.wss_port, Transport.WSS
         phone = Softphone(
             number,
             password_of(number),
-            server._replace(port=self.cluster.tls_port) if tls else server,
+            server._replace(port=port),
             sound=self.sound,
             tone_hz=tone_hz,
             answers_after_s=0.05 if answers else None,
-            transport=Transport.TCP if tcp or tls else Transport.UDP,
-            tls=self.cluster.tls if tls else None,
+            transport=transport,
+            tls=self.cluster.tls if tls or wss else None,
             srtp=Policy.REQUIRED if srtp else Policy.OFF,
             patient=True,
         )
@@ -79,10 +86,22 @@ class Town:
 
 @asynccontextmanager
 async def town_of(
-    folder: Path, *numbers: str, coordinator: str = "embedded", lease_s: float = 1.0, own_seats: bool = False
+    folder: Path,
+    *numbers: str,
+    coordinator: str = "embedded",
+    lease_s: float = 1.0,
+    own_seats: bool = False,
+    wires: Mapping[str, Wire] | None = None,
 ) -> AsyncIterator[Town]:
-    """A cluster of three nodes with these extensions, and no phones yet; nothing of it is left behind the block."""
-    cluster = await asyncio.to_thread(Cluster, folder, coordinator=coordinator, lease_s=lease_s, own_seats=own_seats)
+    """A cluster of three nodes with these extensions, and no phones yet; nothing of it is left behind the block. Nodes
+    named in `wires` reach Redis by those.
+    """
+    ports = {node: wire.port for node, wire in (wires or {}).items()}
+    cluster = await asyncio.to_thread(
+        Cluster, folder, coordinator=coordinator, lease_s=lease_s, own_seats=own_seats, redis_ports=ports
+    )
+    for wire in (wires or {}).values():
+        wire.target = cluster.redis.address
     try:
         await asyncio.to_thread(cluster.add_extensions, *numbers)
         await asyncio.to_thread(cluster.start)

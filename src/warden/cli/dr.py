@@ -26,7 +26,7 @@ def status(*, as_json: AsJson = False, settings: Given) -> int:
     found = LocalNode(settings.load()).get("region", Region)
     missing = [seat.seat for seat in found.seats if not seat.followed]
     present = [node for node in found.nodes if node.present]
-    ok = bool(present) and not missing and found.database != "behind"
+    ok = bool(present) and not missing and found.database != "behind" and not found.arbiter_error
     if as_json:
         sys.stdout.write(found.model_dump_json() + "\n")
         return 0 if ok else 1
@@ -34,6 +34,9 @@ def status(*, as_json: AsJson = False, settings: Given) -> int:
         f"region {found.primary} is the primary one (term {found.term}); this node is in {found.region}, "
         f"{'which has the seats' if found.is_primary else 'which follows'}\n"
     )
+    if found.lease_s is not None:
+        lets = f"lets this node hold seats for {found.lease_s:g} s more" if found.is_primary else "answers"
+        sys.stdout.write(f"the arbiter {f'is away: {found.arbiter_error}' if found.arbiter_error else lets}\n")
     if found.database:
         sys.stdout.write(f"database of {found.region}: {found.database}\n")
     if found.database_error:

@@ -16,10 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from warden.cli.drill_live import run_live
+from warden.cli.drill_live import Production, run_live
 from warden.cli.settings import Given
 from warden.core.errors import ConfigError
 from warden.ops.drills.catalog import CATALOG
+from warden.ops.drills.live import LIVE
 from warden.ops.drills.page import html_of, markdown_of
 from warden.ops.drills.report import Report, Verdict
 from warden.ops.drills.stage import Drill, Say, Size
@@ -34,12 +35,17 @@ app = App(name="drill", help="Prove the promises, one by one, on a cluster that 
 
 Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1, lte=CALLS_MAX))]
 AsJson = Annotated[bool, Parameter("--json", negative="", help="Print JSON.")]
+Target = Literal["lab", "production"]
 
 
 @app.command(name="list")
-def list_drills(*, as_json: AsJson = False) -> None:
+def list_drills(
+    *,
+    target: Annotated[Target, Parameter(help="production: those that a cluster which serves people bears.")] = "lab",
+    as_json: AsJson = False,
+) -> None:
     """Show which drills there are, and what each of them proves."""
-    drills = [drill for drill, _ in CATALOG.values()]
+    drills = list(LIVE.values()) if target == "production" else [drill for drill, _ in CATALOG.values()]
     if as_json:
         sys.stdout.write(msgspec.json.encode(drills).decode() + "\n")
         return
@@ -69,28 +75,25 @@ def run(
         Path | None, Parameter(help="A folder for each drill's report, as JSON and as a page for a browser.")
     ] = None,
     target: Annotated[
-        Literal["lab", "production"],
-        Parameter(help="production: the cluster of the settings, which serves people; only `handover` is for it."),
+        Target,
+        Parameter(
+            help="production: the cluster of the settings, which serves people; `drill list --target production`."
+        ),
     ] = "lab",
-    seat: Annotated[str | None, Parameter(help="In production, the seat that moves; by default that of this node.")] = (
-        None
-    ),
-    yes: Annotated[str | None, Parameter(help="In production, the cluster's name, so that nobody is asked.")] = None,
-    despite_warnings: Annotated[
-        bool, Parameter(negative="", help="In production, also where a node warns of something in `warden status`.")
-    ] = False,
+    production: Annotated[Production | None, Parameter(name="*")] = None,
     as_json: AsJson = False,
     settings: Given,
 ) -> int:
-    """Run the drills NAMES, or all that need no lab; about a minute each. With `--target production`, those that the
-    cluster which this node is in bears: it must be well, and its name is asked for.
+    """Run the drills NAMES, or all that need no lab; about a minute each. With `--target production`, the named ones of
+    those that the cluster which this node is in bears: it must be well, and its name is asked for.
 
     Needs redis-server (`stores` PostgreSQL as well), no root and no network. The exit code is 1 where a promise was
     broken, or could not be shown to be kept.
     """
     live = target == "production"
-    if not live and (seat or yes or despite_warnings):
-        raise ConfigError(("drill: --seat, --yes and --despite-warnings are for --target production",))
+    if not live and production is not None:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in vars(Production()))
+        raise ConfigError((f"drill: {flags} are for --target production",))
     if live and option:
         raise ConfigError(("drill: --option makes a lab, --target production has a cluster already",))
     chosen = names or tuple(
@@ -99,6 +102,8 @@ def run(
     if not chosen:
         raise ConfigError((f"--option {option}: there is no drill of that option yet",))
     unknown = [name for name in names if name not in CATALOG]
+    if live and not names:
+        raise ConfigError((f"drill: with --target production, name what is to happen: {', '.join(LIVE)}",))
     if unknown and not live:
         raise ConfigError(
             tuple(f"drill {name}: there is none of that name, but {', '.join(CATALOG)}" for name in unknown)
@@ -113,10 +118,7 @@ def run(
         return replace(drill.short if short else drill.full, **given)
 
     if live:
-        runs = run_live(
-            names, size_of, settings.load(), console, _teller(console),
-            seat=seat, yes=yes, despite_warnings=despite_warnings,
-        )  # fmt: skip
+        runs = run_live(names, size_of, settings, console, _teller(console), production or Production())
     else:
         runs = (uvloop.run(_run(name, size_of(CATALOG[name][0]), console)) for name in chosen)
     reports = []

@@ -44,7 +44,7 @@ def plan(
 ) -> None:
     """Say what a number of users needs: the deployment guide's table, and what Warden was measured to need of it.
 
-    With --option geo it is what each of the two regions needs, and the cost of both.
+    With --option geo it is what each of the two regions needs, and the cost of all sites.
     """
     size, need = sizing.size_for(users, option), sizing.need_of(users)
     option = option or sizing.option_for(size)
@@ -63,7 +63,8 @@ def plan(
         ("option", option, ""),
         ("for", worth.users, ""),
         ("uptime, complexity", f"{worth.uptime}, {worth.complexity}", ""),
-        ("regions", str(regions), "the second takes over by `warden dr promote`" if regions > 1 else ""),
+        ("regions", str(regions), "each takes the other's place" if regions > 1 else ""),
+        *([("third site", "1 small host", "its vote says which region is cut off")] if regions > 1 else []),
         ("calls at a time", str(size.calls), str(need.calls)),
         ("nodes", f"{size.nodes} in each region" if regions > 1 else str(size.nodes), "2 bear the loss of one"),
         ("cores per node", str(size.cores), f"{need.cores:.2f} busy on a node that carries all"),
@@ -74,7 +75,7 @@ def plan(
         (
             "cost",
             f"${once:,} once, ${yearly:,} a year",
-            "by the guide's prices, of both regions" if regions > 1 else "by the guide's prices",
+            "by the guide's prices, of all three sites" if regions > 1 else "by the guide's prices",
         ),
     ):
         table.add_row(what, guide, measured)

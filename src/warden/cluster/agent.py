@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 from typing import Final, assert_never
 
 import msgspec
@@ -36,7 +37,7 @@ from warden.cluster.decide import (
     find_refusal,
     stop_at,
 )
-from warden.cluster.heir import wait_for_heir
+from warden.cluster.heir import wait_for_heir, wait_for_others
 from warden.cluster.host import Host
 from warden.cluster.members import Record, Report, layout_of
 from warden.core.errors import Fenced, Unavailable, WardenError
@@ -130,6 +131,8 @@ class Agent:
         self._busy: set[str] = set()
         self._troubles: dict[str, str] = {}
         self._sent_home: dict[str, float] = {}
+        self._fences: dict[str, int] = {}
+        self._permitted_until = inf
         self._arrivals = Arrivals()
         self._handing: set[str] = set()
         self._tasks: asyncio.TaskGroup | None = None
@@ -173,12 +176,19 @@ class Agent:
         """Whether the seat is just being taken up or let go of."""
         return seat in self._busy
 
-    def keep_away(self, elsewhere: str) -> None:
-        """Hold no seat from now on, for this reason; "": take them as usual."""
-        self.rules = msgspec.structs.replace(self.rules, elsewhere=elsewhere)
+    def keep_away(self, elsewhere: str, waits: str = "") -> None:
+        """Hold no seat from now on, or take no further one (`waits`), for this reason; "": take them as usual."""
+        self.rules = msgspec.structs.replace(self.rules, elsewhere=elsewhere, waits=waits)
         if self._tasks is not None:
             self._decide(self._tasks)
         self._wake.set()
+
+    def permit(self, until: float) -> None:
+        """Nothing is said for any seat after that, whatever its lease says (steady clock)."""
+        if until != self._permitted_until:
+            self._permitted_until = until
+            for seat, held in list(self._held.items()):
+                self._extend(seat, held)
 
     def look_again(self) -> None:
         """Something about this node has changed that the others are to know at once."""
@@ -257,7 +267,8 @@ class Agent:
             asyncio.ensure_future(self._wake.wait()),
         ]
         # A holder that cannot renew stops when its time is up, not when it next looks.
-        until = min((held.until for held in self._held.values()), default=self._now() + at_most_s)
+        resting = (held.until for seat, held in self._held.items() if seat not in self._busy)
+        until = min(resting, default=self._now() + at_most_s)
         try:
             await asyncio.wait(
                 waits, return_when=asyncio.FIRST_COMPLETED, timeout=max(0.0, min(at_most_s, until - self._now()))
@@ -324,17 +335,20 @@ class Agent:
         if mine:
             kept = await self._coordinator.renew(self.node, mine, self._ttl_s)
             until = stop_at(sent_at, self._ttl_s)
-            for seat, held in list(self._held.items()):
-                if seat in kept and mine.get(seat) == held.epoch:
-                    self._extend(seat, msgspec.structs.replace(held, until=until))
-                elif seat in self.by_consent and self._now() < held.until:
+            for seat, asked in mine.items():
+                held, epoch = self._held.get(seat), asked
+                if held is not None and seat not in kept and seat in self.by_consent and self._now() < held.until:
                     # The lease has run out, but the others have promised to leave the seat alone: it goes on anew.
-                    epoch = await self._coordinator.take(seat, self.node, self._ttl_s, held.epoch, held.epoch + 1)
-                    until_now = sent_at if epoch is None else until
-                    self._extend(seat, msgspec.structs.replace(held, epoch=epoch or held.epoch, until=until_now))
-                elif seat in mine:
-                    # Another node has it: this one stops at once, whatever its lease says.
-                    self._held[seat] = msgspec.structs.replace(held, until=sent_at)
+                    epoch = await self._coordinator.take(seat, self.node, self._ttl_s, asked, asked + 1) or 0
+                    held = self._held.get(seat)
+                elif seat not in kept:
+                    epoch = 0
+                if held is None or held.epoch != asked:
+                    # It has gone, or came here again: it was not this one that was asked for.
+                    continue
+                # Where another node has it, this one falls silent at once, whatever its lease says.
+                until_now = until if epoch else sent_at
+                self._extend(seat, msgspec.structs.replace(held, epoch=epoch or asked, until=until_now))
         self.by_consent = frozenset()
 
     async def _keep_by_consent(self) -> None:
@@ -382,11 +396,13 @@ class Agent:
         return msgspec.structs.replace(
             self._record,
             draining=self.draining,
+            barred=bool(self.rules.waits),
             seats=self.held,
             calls=self._host.calls_of(self.held),
             wishes=dict(self._wishes),
             sentence=self.sentences[-1].text if self.sentences else "",
             now=self._now(),
+            seen={seat: holder.epoch for seat, holder in self.holders.items()} if self.rules.address_moves else {},
             **msgspec.structs.asdict(self._report()),
         )
 
@@ -398,10 +414,17 @@ class Agent:
             holding = holdings.get(seat.name)
             node, epoch = (holding.holder, holding.epoch) if holding is not None else ("", 0)
             before = self.holders.get(seat.name)
-            same = before is not None and not before.node and before.epoch == epoch
             if node:
                 self._last_holders[seat.name] = node
-            since = before.free_since if before is not None and same else now
+            if before is None:
+                # Whoever holds it may have had it for long.
+                since = -inf if node else now
+            elif not node and epoch < before.epoch:
+                # The coordinator has forgotten it, and who held it may live: a lease later that one has renewed it.
+                since = now + self._ttl_s if before.node else before.since
+                epoch = before.epoch
+            else:
+                since = before.since if (before.node, before.epoch) == (node, epoch) else now
             seen[seat.name] = Holder(node, epoch, since, self._last_holders.get(seat.name, ""))
             if self._wishes.get(seat.name) == node:
                 del self._wishes[seat.name]
@@ -409,6 +432,8 @@ class Agent:
         if not self._company.hear(members):
             return False
         self._on_look(self.peers)
+        # Who says what it has seen has already told those who move the addresses.
+        self._on_change()
         return True
 
     async def _act(self, action: Action) -> None:
@@ -422,12 +447,12 @@ class Agent:
                     sent_at = self._now()
                     known = self.holders.get(action.seat)
                     from_other = self._last_holders.get(action.seat, self.node) != self.node
-                    floor = known.epoch + 1 if known is not None else 0
+                    floor = max(0 if known is None else known.epoch, self._fences.get(action.seat, -1)) + 1
                     epoch = await self._coordinator.acquire(action.seat, self.node, self._ttl_s, floor)
                     if epoch is not None and await self._adopt(action.seat, epoch, sent_at) and from_other:
                         self.failovers += 1
                         if known is not None:
-                            self.failover_seconds.observe(max(0.0, self._now() - known.free_since))
+                            self.failover_seconds.observe(max(0.0, self._now() - known.since))
                 case Adopt():
                     sent_at = self._now()
                     kept = await self._coordinator.renew(self.node, {action.seat: action.epoch}, self._ttl_s)
@@ -447,7 +472,8 @@ class Agent:
     async def _take(self, action: Take) -> None:
         sent_at = self._now()
         from_other = self._last_holders.get(action.seat, self.node) != self.node
-        epoch = await self._coordinator.take(action.seat, self.node, self._ttl_s, action.epoch, action.epoch + 1)
+        floor = max(action.epoch, self._fences.get(action.seat, 0)) + 1
+        epoch = await self._coordinator.take(action.seat, self.node, self._ttl_s, action.epoch, floor)
         if epoch is None:
             # It is past that epoch, which the next look tells.
             self._arrivals.beaten[action.seat] = self._now() + RIVAL_S
@@ -481,7 +507,10 @@ class Agent:
         began = self._now()
         try:
             sentence = await self._host.adopt(seat, epoch)
-        except (WardenError, Fenced) as error:
+        except WardenError as error:
+            if isinstance(error, Fenced):
+                # A coordinator that has forgotten more than the store gives epochs that are long over.
+                self._fences[name] = error.epoch
             self._held.pop(name, None)
             await self._host.drop(name)
             self._say(f"could not adopt seat {name} at epoch {epoch}: {error}", bad=True)
@@ -514,19 +543,23 @@ class Agent:
         self._say(f"{sentence} {outcome}")
 
     async def _let_address_go(self, action: HandOver, epoch: int) -> None:
-        """Where something else moves it, audio goes on here until it has gone."""
+        """Where something else moves it, audio goes on here until it has gone: to the heir and to no other node."""
         if self.rules.address_moves:
-            self.holders[action.seat] = Holder(action.to, epoch, last=self.node)
+            successors = next(seat.successors for seat in self.seats if seat.name == action.seat)
+            others = set(successors) - {self.node, action.to}
+            await wait_for_others(self._coordinator, others, action.seat, epoch)
+            self.holders[action.seat] = Holder(action.to, epoch, self._now(), last=self.node)
             self._handing.discard(action.seat)
             self._on_change()
             await self._arrivals.departed(action.seat, DUE_S)
 
     def _extend(self, seat: str, held: Held) -> None:
         self._held[seat] = held
+        until = min(held.until, self._permitted_until)
         if not self.rules.address_moves or seat in self._arrivals.here:
-            self._host.extend(seat, held.until)
+            self._host.extend(seat, until)
         elif seat in self._arrivals.awaited:
-            self._host.extend(seat, held.until, ahead=True)
+            self._host.extend(seat, until, ahead=True)
         else:
             self._host.extend(seat, self._now())
 

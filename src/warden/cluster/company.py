@@ -129,7 +129,7 @@ class Company:
         return {
             name: self._steady_since.get(name, now) if name in known else now
             for name, record in peers.items()
-            if not record.draining
+            if not record.draining and not record.barred
         }
 
     def _is_only_one(self, found: Record | None) -> bool:
@@ -164,9 +164,9 @@ class Company:
         # Who has another secret gets no seat: it could not speak for its phones.
         stranger = record.secret != "" and self._record.secret not in ("", record.secret)
         since = self._steady_since.get(node, self._now())
-        return Peer(node, record.draining or stranger, len(record.seats), record.wishes, since)
+        return Peer(node, record.draining or record.barred or stranger, len(record.seats), record.wishes, since)
 
 
 def _urgent(record: Record) -> tuple[object, ...]:
     """What others wait for."""
-    return record.draining, record.seats, record.wishes, record.primary, record.follows
+    return record.draining, record.barred, record.seats, record.wishes, record.primary, record.follows, record.seen

@@ -15,6 +15,8 @@ START_DELAY_S: Final = 3.0
 """How long each successor of a seat that nobody ever held waits for the one before it."""
 MARGIN_SHARE: Final = 0.1
 """Share of the lease by which a holder stops before the coordinator may give the seat away."""
+FOLLOWS_S: Final = 1.0
+"""How long all others leave an address alone that follows its seat to another node: it takes some hundredths of it."""
 HOME_AGAIN_S: Final = 600.0
 """A node that comes back only to die again gets its seats this seldom, so that calls are not moved in a loop."""
 
@@ -53,13 +55,13 @@ class Peer(Struct, frozen=True):
 
 
 class Holder(Struct, frozen=True):
-    """A seat as the coordinator knows it: `node` is "" where it is free. `free_since` is when this node first saw it
-    free at this epoch, on its steady clock, `last` who held it before.
+    """A seat as the coordinator knows it: `node` is "" where it is free. `since` is when this node first saw it so, on
+    its steady clock, `last` who held it before.
     """
 
     node: str
     epoch: int
-    free_since: float = 0.0
+    since: float = 0.0
     last: str = ""
 
 
@@ -67,13 +69,14 @@ class Rules(Struct, frozen=True):
     """What the operator wants. `takes_over` is whether a seat that is free is taken by itself. `home_after_s` is how
     long a node that came back must have been steady until it gets the seats again of which it is the first successor;
     None: never. With `address_moves` something else (keepalived) moves the addresses, and the seats follow.
-    `elsewhere` says why no seat may be here at all: another region has them.
+    `elsewhere` says why no seat may be here at all: another region has them; `waits` why none may come just now.
     """
 
     takes_over: bool = True
     home_after_s: float | None = None
     address_moves: bool = False
     elsewhere: str = ""
+    waits: str = ""
 
 
 class View(Struct, frozen=True):
@@ -169,6 +172,8 @@ def decide(view: View) -> list[Action]:
             actions.append(Adopt(seat.name, holder.epoch))
         elif _is_our_turn(view, seat, holder):
             actions.append(Acquire(seat.name))
+    if view.rules.waits:
+        return [action for action in actions if not isinstance(action, Adopt | Acquire | Take)]
     return actions
 
 
@@ -217,8 +222,8 @@ def find_refusal(view: View, seat: Seat) -> str:
         return "this node is none of its successors"
     if held is not None:
         return ""
-    if view.rules.elsewhere:
-        return view.rules.elsewhere
+    if view.rules.elsewhere or view.rules.waits:
+        return view.rules.elsewhere or view.rules.waits
     heir = find_heir(view, seat)
     if heir is not None:
         return f"it goes to {heir}"
@@ -227,7 +232,14 @@ def find_refusal(view: View, seat: Seat) -> str:
     arrival = view.arrivals.get(seat.name, 0)
     if arrival and view.used.get(seat.name) == arrival and holder is not None and holder.node:
         return "" if holder.node == view.node else f"{holder.node} has taken it at epoch {holder.epoch}"
-    return ""
+    return f"it goes to {holder.node}" if holder is not None and not arrival and _goes_ahead(view, seat, holder) else ""
+
+
+def _goes_ahead(view: View, seat: Seat, holder: Holder) -> bool:
+    """Whether the seat has just got another holder, whom its address may not have reached yet. VRRP's backups wait for
+    little more than one of them takes to say that it is master, and none gives the address back.
+    """
+    return holder.node != view.node and _may_hold(view, seat, holder.node) and view.now - holder.since < FOLLOWS_S
 
 
 def find_heir(view: View, seat: Seat) -> str | None:
@@ -265,12 +277,15 @@ def _may_hold(view: View, seat: Seat, node: str) -> bool:
 
 def _in_order(view: View, seat: Seat) -> list[str]:
     """The nodes that may hold the seat now, who should try first in front: the configured order, except that a node
-    which carries more seats than another comes behind it, so that a dead node's seats spread. Last comes who had the
-    seat and did not renew its lease: it is a member for a while yet, but most likely dead.
+    which carries more seats than another comes behind it, so that a dead node's seats spread; not where something else
+    moves the addresses, which knows the configured order only. Last comes who had the seat and did not renew its lease:
+    it is a member for a while yet, but most likely dead.
     """
     holder = view.holders.get(seat.name)
     lost = holder.last if holder is not None and not holder.node else ""
     able = [node for node in seat.successors if _may_hold(view, seat, node)]
+    if view.rules.address_moves:
+        return sorted(able, key=lambda node: node == lost)
     return sorted(able, key=lambda node: (node == lost, view.peers[node].seats))
 
 
@@ -285,7 +300,7 @@ def _is_our_turn(view: View, seat: Seat, holder: Holder | None) -> bool:
     else:
         order = _in_order(view, seat)
         wait_s = RANK_DELAY_S * (order.index(view.node) if view.node in order else len(order))
-    return view.now - holder.free_since >= wait_s
+    return view.now - holder.since >= wait_s
 
 
 def stop_at(sent_at: float, ttl_s: float) -> float:

@@ -5,6 +5,7 @@ Nothing here decides anything: what the store tells goes to the node's roster, a
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -24,6 +25,10 @@ BANS_S: Final = 1.0
 """How soon a ban that was made at one seat holds at the others. There are few, so they are read as they are."""
 AWAY_S: Final = 0.5
 """How long a store that does not answer is left alone."""
+REFILLED_S: Final = 4.0
+"""How long it may take until a store that has lost its memory has everything again: its holder notices within a second,
+and gives it all records, not all at once.
+"""
 
 
 class Following:
@@ -48,6 +53,7 @@ class Following:
         self._bans_read_at: dict[str, float] = {}
         self._ban_records: dict[str, Mapping[str, bytes]] = {}
         self._asked: set[str] = set()
+        self._doubted_until: dict[str, float] = {}
 
     async def catch_up(self) -> None:
         """Ask for every seat once, so that nobody who is called at first is unknown. What cannot be read is left."""
@@ -76,11 +82,20 @@ class Following:
             self._asked.discard(seat)
 
     async def _look(self, seat: str) -> None:
-        changes = await self._store.changes(seat, FOLLOWED, self._marks.get(seat, ""))
+        clock = asyncio.get_running_loop().time
+        is_sure = clock() >= self._doubted_until.get(seat, math.inf)
+        known = self._marks.get(seat, "")
+        changes = await self._store.changes(seat, FOLLOWED, "" if is_sure else known)
         if changes.mark:
             # Without one the store knows nothing: what was known before is as good as it gets.
             self._marks[seat] = changes.mark
-            self._roster.take(seat, changes.records, whole=changes.whole)
+            whole = changes.whole and (is_sure or not known)
+            self._roster.take(seat, changes.records, whole=whole)
+            if whole:
+                self._doubted_until.pop(seat, None)
+            elif changes.whole:
+                # It may be a store that is just being told everything again: whoever it does not know yet is not gone.
+                self._doubted_until[seat] = clock() + REFILLED_S
             if self._now() - self._bans_read_at.get(seat, float("-inf")) >= BANS_S:
                 self._bans_read_at[seat] = self._now()
                 self._take_bans(seat, await self._store.read(seat, Kind.BAN))

@@ -34,7 +34,8 @@ class Record(Struct, frozen=True, omit_defaults=True):
     the cluster's secret and of the seats as configured ("" where unknown), so that nodes that differ notice. `sip` is
     where it hears SIP over UDP for a seat of its own name, where no seats are configured.
     `primary` is the region that has the seats, as far as it knows; `follows` are the seats of the other region of which
-    it keeps a copy here.
+    it keeps a copy here. One that is `barred` may take no seat just now. `seen` has each seat's epoch as the node saw
+    it last, where something else moves the addresses: from then on that seat's address comes to its holder only.
     `refusals` say why it takes no new calls, `unstored` what it cannot store, `warnings` what its operator should see.
     """
 
@@ -60,6 +61,8 @@ class Record(Struct, frozen=True, omit_defaults=True):
     sip: Address | None = None
     primary: Primary | None = None
     follows: tuple[str, ...] = ()
+    barred: bool = False
+    seen: Mapping[str, int] = {}
 
 
 class Report(Struct, frozen=True):

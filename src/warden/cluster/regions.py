@@ -2,10 +2,12 @@
 
 One region is the primary. Which one is a value with a term: whoever knows a higher term is right, and a node never goes
 back to a lower one, also not by being started again. So a region that was lost and comes back learns that it has lost
-its seats as soon as it hears one word from outside, and lets go of them without saying anything to a phone.
+its seats as soon as it hears one word from outside, and lets go of them without saying anything to a phone. Where there
+is an arbiter (`primacy`), the primary region's nodes may hold seats only as long as that lets them.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from math import inf
 from typing import Final
 
 from msgspec import Struct
@@ -21,16 +23,21 @@ HEARD_S: Final = 5.0
 
 
 class Primary(Struct, frozen=True):
-    """The region that has the seats, since it was given them for the `term`-th time."""
+    """The region that has the seats, since it was given them for the `term`-th time. It is `alone` where an operator
+    vouched for it without the arbiter's word.
+    """
 
     region: str
     term: int = 0
+    alone: bool = False
 
     def is_newer(self, other: "Primary") -> bool:
-        """Whether this is what is true now, if somebody believes the other. Of two that were made at the same time, by
-        operators who did not know of each other, the first by name holds everywhere.
+        """Whether this is what is true now, if somebody believes the other. In one term the arbiter's word is more than
+        an operator's who did without it; and of two that were made at the same time, by operators who did not know of
+        each other, the first by name holds everywhere.
         """
-        return self.term > other.term or (self.term == other.term and self.region < other.region)
+        mine, its = (self.term, not self.alone), (other.term, not other.alone)
+        return mine > its or (mine == its and self.region < other.region)
 
 
 class Word(Struct, frozen=True):
@@ -78,15 +85,22 @@ class Regions:
         primary: Primary,
         keep: Callable[[Primary], None],
         now: Callable[[], float],
+        leased_until: float = inf,
     ) -> None:
-        """`primary` is what was known last; `keep` stores what is learned, before anybody acts on it."""
+        """`primary` is what was known last; `keep` stores what is learned, before anybody acts on it. `leased_until` is
+        until when the arbiter lets this node hold seats; always where there is none.
+        """
         self.own = own
         self.other = next(name for name in names if name != own)
         self.primary = primary
         self.heard: dict[str, Heard] = {}
         self.keep_error = ""
         self.yields_until = 0.0
+        self.yields_to = ""
+        self.why_not_permitted = ""
         self.on_change: Callable[[], None] = lambda: None
+        self.leased_until = leased_until
+        self._asked_at = 0.0
         self._keep = keep
         self._now = now
 
@@ -100,18 +114,61 @@ class Regions:
         """Why no seat may be here; "" where they may."""
         if not self.is_primary:
             return f"region {self.primary.region} is the primary one"
-        return f"region {self.other} is taking the seats" if self._now() < self.yields_until else ""
+        if self._now() < self.yields_until:
+            return f"region {self.other} is taking the seats"
+        if self.waits_for_word:
+            return (
+                f"region {self.other} was taking the seats and {self.yields_to} has not been heard of since; if it is "
+                "lost, and none of its nodes can reach a phone any more, say so (--lost)"
+            )
+        if self._now() >= self.permitted_until:
+            return f"the arbiter does not let region {self.own} have the seats: {self.why_not_permitted or 'not asked'}"
+        return ""
 
-    def go_on(self) -> None:
-        """Nothing came of it."""
-        self.yields_until = 0.0
+    @property
+    def waits_for_word(self) -> bool:
+        """Whether the other region may have the seats without this one's knowing: it was about to, nothing was heard
+        since, and no arbiter knows either.
+        """
+        return self.leased_until == inf and self.yields_to != "" and self._now() >= self.yields_until
+
+    @property
+    def permitted_until(self) -> float:
+        """When this node falls silent at the latest if the arbiter says nothing more (steady clock). What that said
+        before this region had made way holds for letting go, and not behind it: the other one may have the seats since.
+        """
+        if self.primary.alone or self.leased_until == inf:
+            return inf
+        return -inf if self._asked_at < self.yields_until <= self._now() else self.leased_until
+
+    @property
+    def waits(self) -> str:
+        """Why no seat may come here just now, while those that are here stay: it would have to go soon."""
+        return "" if self.primary.alone or not self.why_not_permitted else f"the arbiter: {self.why_not_permitted}"
+
+    def permit(self, until: float, asked_at: float) -> None:
+        """The arbiter lets this node hold seats until then: it was asked at `asked_at` (steady clock)."""
+        self.leased_until, self._asked_at = until, asked_at
+        self.why_not_permitted = ""
         self.on_change()
 
-    def make_way(self) -> None:
-        """The other region is about to become the primary one: no seat may be here for a while. It says so when it is;
-        where it does not, everything is as before once that while is over.
+    def refuse(self, why: str) -> None:
+        """The arbiter does not, or does not answer: what was permitted before lasts to its end."""
+        self.why_not_permitted = why
+        self.on_change()
+
+    def go_on(self, node: str) -> None:
+        """Nothing came of what this node of the other region was about to do; another one may be at it too."""
+        if self.yields_to in ("", node):
+            self.yields_until, self.yields_to = min(self.yields_until, self._now()), ""
+            self.on_change()
+
+    def make_way(self, node: str) -> None:
+        """The other region is about to become the primary one, by this node of it: no seat may be here for a while. It
+        says so when it is. Where it says something else once that while is over, or is not alive, everything is as
+        before; where there is an arbiter, as soon as that lets this node have seats again.
         """
-        self.yields_until = self._now() + YIELD_S
+        self.yields_until, self.yields_to = self._now() + YIELD_S, node
         self.on_change()
 
     def learn(self, primary: Primary | None) -> bool:
@@ -136,13 +193,16 @@ class Regions:
 
     def _become(self, primary: Primary) -> None:
         self.primary = primary
-        self.yields_until = 0.0
+        self.yields_until, self.yields_to = 0.0, ""
         self.on_change()
 
     def hear(self, word: Word) -> None:
         """A node of the other region has spoken."""
         self.heard[word.node] = Heard(word, self._now())
-        self.learn(word.primary)
+        # A promotion takes less time: who was about it would tell, and who has died knows nothing any more.
+        knows = word.node == self.yields_to or self.yields_to not in word.members
+        if not self.learn(word.primary) and self.waits_for_word and knows:
+            self.go_on(self.yields_to)
 
     def present(self) -> dict[str, Word]:
         """The nodes of the other region that are there, by name."""
@@ -154,7 +214,7 @@ class Regions:
         "" where it can.
         """
         if self.is_primary:
-            return f"region {self.own} is the primary one already"
+            return f"region {self.own} is the primary one already" if not self.refusal else self.refusal
         if not present:
             return (
                 f"no node of region {self.other} answers: if it is lost, and none of its nodes can reach a phone any "

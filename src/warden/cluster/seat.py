@@ -15,8 +15,9 @@ import structlog
 
 from warden.call.cdr import Cdr, decode_cdr
 from warden.call.model import Cause
+from warden.cluster.tenure import InTime
 from warden.core.address import Address, Flow
-from warden.core.errors import MalformedMessage, Unavailable
+from warden.core.errors import Fenced, MalformedMessage, Unavailable
 from warden.core.versions import Unreadable
 from warden.media.ports import Media
 from warden.media.protocol import Answer, Drop, Event, Order, Put, Refused, Share
@@ -81,8 +82,10 @@ class Driver(Protocol):
 class Door:
     """What the sockets hear, kept until the switch is ready to hear it."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        """While the seat `is_over`, nothing is heard: peers say it again, and the next holder knows better."""
         self._is_shut = False
+        self._is_over = is_over
         self._receiver: Receiver | None = None
         self._waiting: deque[tuple[str, tuple[Any, ...]]] = deque(maxlen=WAITING_MAX)
 
@@ -100,7 +103,7 @@ class Door:
 
     def received(self, flow: Flow, message: Request | Response) -> None:
         """As `Receiver.received`."""
-        if self._is_shut:
+        if self._is_shut or self._is_over():
             return
         if self._receiver is None:
             self._waiting.append(("received", (flow, message)))
@@ -109,7 +112,7 @@ class Door:
 
     def malformed(self, flow: Flow, data: bytes, error: MalformedMessage) -> None:
         """As `Receiver.malformed`."""
-        if self._is_shut:
+        if self._is_shut or self._is_over():
             return
         if self._receiver is None:
             self._waiting.append(("malformed", (flow, data, error)))
@@ -218,13 +221,17 @@ class HeldSeat:
         self.epoch = epoch
         self.switch = switch
         self.store = store
-        self._door = Door()
+
+        def is_over() -> bool:
+            return now() >= self.gate.until
+
+        self._door = Door(is_over)
         self.driver = make_driver(self._door)
         self.gate = Gate(self.driver, now, until)
         self._media = Voices(media)
         self.outbox = Outbox(store, durable, seat=self.name, epoch=epoch, set_aside=self._set_cdr_aside, retry=retry)
         self.runner = Runner(
-            switch, store, self._media, self.gate, resolver,
+            switch, InTime(store, is_over), self._media, self.gate, resolver,
             epoch=epoch, now=now, on_cdrs=self.outbox.keep, cdrs=self.outbox.records,
             change=change or _refuse_change,
         )  # fmt: skip
@@ -331,7 +338,8 @@ class HeldSeat:
 
     async def settle(self, within_s: float) -> None:
         """Have everything that was decided written and said, and the CDRs moved as far as the database lets us."""
-        await self.runner.replicator.drained()
+        with suppress(Fenced):
+            await self.runner.replicator.drained()
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(within_s):
                 while await self.outbox.move():
@@ -341,7 +349,8 @@ class HeldSeat:
         """Have everything written and let go of the SIP sockets. Audio goes on.
 
         What comes in meanwhile gets no answer, least of all a refusal: it is said again, and the next holder answers.
-        Raises `Unavailable` where the store lacks something; then nothing has changed.
+        Raises `Unavailable` where the store lacks something; then nothing has changed. Raises `Fenced` where another
+        node has the seat: there is nothing to be handed over any more.
         """
         replicator = self.runner.replicator
         if not replicator.store_error:
@@ -384,13 +393,14 @@ class HeldSeat:
         failures = 0
         while True:
             try:
-                await self.outbox.bring(cdrs)
+                brought = await self.outbox.bring(cdrs)
             except Unavailable:
                 failures += 1
                 await asyncio.sleep(self.outbox.retry.delay_after(failures))
             else:
                 break
-        _log.info(f"brought {len(cdrs)} call detail records of seat {self.name} that were left behind", seat=self.name)
+        said = f"brought {len(brought)} call detail records of seat {self.name} that were left behind"
+        _log.info(said, seat=self.name)
 
     async def close(self) -> None:
         """Let go of the sockets and stop. Nothing more is sent."""

@@ -68,8 +68,15 @@ class Seats:
 
     async def hand_over(self, seat: str) -> str:
         """As `Host.hand_over`."""
-        held = self.held[seat]
-        await held.fall_silent()
+        fenced = f"let go of seat {seat}, which another node has"
+        held = self.held.get(seat)
+        if held is None:
+            # It was dropped for that already.
+            return fenced
+        try:
+            await held.fall_silent()
+        except Fenced:
+            return fenced
         await held.share_media()
         return f"handed over seat {seat} with {len(held.switch.calls)} calls"
 

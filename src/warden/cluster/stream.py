@@ -169,14 +169,14 @@ class Told:
             # What changes meanwhile is told once more behind it.
             for kind in Kind:
                 records = await self._store.read(seat, kind)
-                for part in _parts([(kind.value, key, value) for key, value in records.items()]):
+                for part in parts([(kind.value, key, value) for key, value in records.items()]):
                     yield encode(Frame(Step.RECORDS, part))
             yield encode(Frame(Step.WHOLE))
             while not follower.is_too_slow:
                 has_ended = follower.has_ended or not is_here()
                 told = [(w.kind.value, w.key, w.value) for w in follower.waiting]
                 follower.waiting.clear()
-                for part in _parts(told):
+                for part in parts(told):
                     yield encode(Frame(Step.RECORDS, part))
                 if has_ended:
                     yield encode(Frame(Step.END))
@@ -189,5 +189,6 @@ class Told:
             followers.discard(follower)
 
 
-def _parts(rows: list[tuple[str, str, bytes | None]]) -> list[list[tuple[str, str, bytes | None]]]:
+def parts(rows: list[tuple[str, str, bytes | None]]) -> list[list[tuple[str, str, bytes | None]]]:
+    """The rows as they go into frames."""
     return [rows[i : i + SLICE] for i in range(0, len(rows), SLICE)]

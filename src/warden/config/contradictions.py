@@ -68,7 +68,10 @@ def contradictions(config: "Config") -> Iterator[Contradiction]:
         yield Contradiction(
             ("redis.sentinel.enabled", "redis.cluster"), "a Redis Cluster fails over by itself and has no Sentinels"
         )
-    for where, tls in (("redis.tls", config.redis.tls), ("etcd.tls", config.etcd.tls)):
+    places = [("redis.tls", config.redis.tls), ("etcd.tls", config.etcd.tls)]
+    if cluster.arbiter is not None:
+        places.append(("high_availability.arbiter.tls", cluster.arbiter.tls))
+    for where, tls in places:
         if tls.key is not None and tls.certificate is None:
             yield Contradiction((f"{where}.certificate", f"{where}.key"), "must be set too where key is")
 
@@ -81,8 +84,14 @@ def _regions(config: "Config") -> Iterator[Contradiction]:
                 ("high_availability.region", "high_availability.regions"),
                 "must be one of two regions, of which none is named",
             )
+        if cluster.arbiter is not None:
+            yield Contradiction(
+                ("high_availability.arbiter", "high_availability.regions"), "is for two regions, of which none is named"
+            )
         return
     names = [region.name for region in cluster.regions]
+    if cluster.arbiter is not None and not cluster.arbiter.nodes:
+        yield Contradiction(("high_availability.arbiter.nodes",), "must name its members")
     if len(set(names)) != 2:
         yield Contradiction(("high_availability.regions",), "must be two, with a name each")
     elif cluster.region not in names:
@@ -160,11 +169,22 @@ def _listeners(config: "Config") -> Iterator[Contradiction]:
         yield Contradiction(
             ("sip.tls.certificates", "sip.tls.enabled"), "must name at least one certificate while sip.tls is enabled"
         )
+    if sip.websocket.tls_port is not None and not sip.tls.certificates:
+        yield Contradiction(
+            ("sip.tls.certificates", "sip.websocket.tls_port"),
+            "must name at least one certificate while sip.websocket.tls_port is set",
+        )
     streams = [("http.port", config.http.bind_address, config.http.port)]
     if "tcp" in sip.transports:
         streams.append(("sip.bind_port", sip.bind_address, sip.bind_port))
     if sip.tls.enabled:
         streams.append(("sip.tls.bind_port", sip.bind_address, sip.tls.bind_port))
+    for key, port in (
+        ("sip.websocket.bind_port", sip.websocket.bind_port),
+        ("sip.websocket.tls_port", sip.websocket.tls_port),
+    ):
+        if port is not None:
+            streams.append((key, sip.bind_address, port))
     for i, (key, host, port) in enumerate(streams):
         for other, other_host, other_port in streams[:i]:
             if port == other_port and _overlap(host, other_host):

@@ -232,6 +232,13 @@ class Etcd(Section):
     """Its password; take it from the environment: `${ETCD_PASSWORD}`. Never printed."""
 
 
+class Arbiter(Etcd):
+    """An etcd of its own, with a member in each region and one at a third site, that decides between the regions."""
+
+    lease_ttl: Annotated[float, Field(ge=2, le=60, allow_inf_nan=False)] = 20.0
+    """Seconds that the primary region's lease lasts: so long after its death the other one takes its place, and when it reaches neither of the other sites it falls silent before."""  # noqa: E501
+
+
 class StateSync(Section):
     """How call state reaches the other nodes."""
 
@@ -328,6 +335,8 @@ class HighAvailability(Section):
     """The region that this node is in, where there are two."""
     regions: Annotated[tuple[Region, ...], Field(max_length=2)] = ()
     """Two regions, the same list on all nodes. One of them, the first to begin with, has the seats; the other one keeps a copy of what lives on them, and takes them over by `warden dr promote`."""  # noqa: E501
+    arbiter: Arbiter | None = None
+    """With two regions: who decides between them without an operator. Not set: only operators do."""
     failover_driver: Literal["lease", "keepalived"] = "lease"
     """Who moves addresses: `lease` (the node that holds the seat's lease binds it) or `keepalived`."""
     keepalived: Keepalived = Keepalived()
@@ -375,6 +384,15 @@ class Tls(Section):
     """A list of `certificate` and `key`. The first serves clients that name no server or an unknown one."""
 
 
+class WebSocket(Section):
+    """SIP over WebSocket (RFC 7118), for phones in browsers."""
+
+    bind_port: Port | None = None
+    """Port for WebSocket without TLS, for a load balancer that ends TLS; a usual one is 5066. Browsers take nothing else than TLS from a page that came over it. Not set: none."""  # noqa: E501
+    tls_port: Port | None = None
+    """Port for WebSocket over TLS, with the certificates of `sip.tls`; a usual one is 7443. Not set: none."""
+
+
 class Registration(Section):
     """Bounds on what a phone may ask for when it registers (RFC 3261 section 10.3)."""
 
@@ -415,8 +433,9 @@ class Sip(Section):
     transports: Annotated[tuple[Literal["udp", "tcp"], ...], Field(max_length=2)] = ("udp", "tcp")
     """Transports on `bind_port`."""
     tls: Tls = Tls()
+    websocket: WebSocket = WebSocket()
     balancers: Annotated[tuple[BindAddress, ...], Field(max_length=64)] = ()
-    """Addresses of load balancers that pass phones on over TCP and TLS. Their connections must begin with a header of the PROXY protocol, version 2 (HAProxy: `send-proxy-v2`), which says who the phone is; others must not."""  # noqa: E501
+    """Addresses of load balancers that pass phones on over TCP, TLS and WebSocket. Their connections must begin with a header of the PROXY protocol, version 2 (HAProxy: `send-proxy-v2`), which says who the phone is; others must not. With `send-proxy-v2-ssl` it also says that TLS ended there: a WebSocket then counts as one over TLS."""  # noqa: E501
     registration: Registration = Registration()
     digest_algorithms: Annotated[
         tuple[Literal["SHA-512-256", "SHA-256", "MD5"], ...], Field(min_length=1, max_length=3)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Transport(StrEnum):
-    """SIP transports (RFC 3261 section 18, RFC 7118), spelled as in a URI's `transport` parameter."""
+    """SIP transports (RFC 3261 section 18, RFC 7118); `param` is how a URI spells them."""
 
     UDP = "udp"
     TCP = "tcp"
@@ -17,6 +17,11 @@ class Transport(StrEnum):
     def reliable(self) -> bool:
         """True where the transport retransmits by itself, so that SIP must not."""
         return self is not Transport.UDP
+
+    @property
+    def param(self) -> str:
+        """As spelled in a URI's `transport` parameter, which has one word for both kinds of WebSocket (RFC 7118)."""
+        return "ws" if self is Transport.WSS else self.value
 
     @property
     def via(self) -> str:

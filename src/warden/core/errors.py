@@ -28,7 +28,13 @@ class NotAdmitted(Unavailable):
 
 
 class Fenced(WardenError):
-    """The seat has a new holder with a higher epoch: this node must stop speaking for it. Never retried."""
+    """The seat has a new holder with a higher `epoch` (0: not known): this node must stop speaking for it. Never
+    retried.
+    """
+
+    def __init__(self, text: str, epoch: int = 0) -> None:
+        super().__init__(text)
+        self.epoch = epoch
 
 
 class ConfigError(WardenError):

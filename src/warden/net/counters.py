@@ -30,7 +30,9 @@ class Dropped(StrEnum):
 
 
 class Traffic(Struct):
-    """The traffic of one transport. Bytes are those of SIP messages and keep-alives, without TLS."""
+    """The traffic of one transport. Bytes are those of SIP messages and keep-alives, without TLS; what comes over a
+    WebSocket is counted with its frames.
+    """
 
     messages_in: int = 0
     bytes_in: int = 0
@@ -47,7 +49,5 @@ class Traffic(Struct):
 class Counters(Struct):
     """All of it, by transport and by reason."""
 
-    traffic: dict[Transport, Traffic] = field(
-        default_factory=lambda: {t: Traffic() for t in (Transport.UDP, Transport.TCP, Transport.TLS)}
-    )
+    traffic: dict[Transport, Traffic] = field(default_factory=lambda: {t: Traffic() for t in Transport})
     dropped: dict[Dropped, int] = field(default_factory=lambda: dict.fromkeys(Dropped, 0))

@@ -18,6 +18,11 @@ _LOCAL, _PROXY = 0, 1
 _TCP4, _TCP6 = 0x11, 0x21
 _HOSTS: Final = {_TCP4: (IPv4Address, 4), _TCP6: (IPv6Address, 16)}
 
+_SSL: Final = 0x20
+"""Type of what a balancer adds that has ended the TLS of its client."""
+_OVER_TLS: Final = 0x01
+"""The bit in its first byte that says so."""
+
 
 def length_of_rest(fixed: bytes) -> int:
     """How many bytes follow the first `FIXED`. Raises `MalformedMessage` where they are no such header."""
@@ -45,3 +50,19 @@ def source_of(fixed: bytes, rest: bytes) -> Address | None:
     if port == 0:
         raise MalformedMessage("proxy: port 0")
     return Address(str(kind(rest[:size])), port)
+
+
+def is_over_tls(fixed: bytes, rest: bytes) -> bool:
+    """True where the balancer says that whoever is behind it speaks TLS, which ended there (HAProxy:
+    `send-proxy-v2-ssl`). For a header of which `source_of` tells an address. Raises `MalformedMessage`.
+    """
+    at = 2 * _HOSTS[fixed[13]][1] + 4
+    while at < len(rest):
+        value = at + 3
+        end = value + int.from_bytes(rest[at + 1 : value], "big")
+        if value > len(rest) or end > len(rest):
+            raise MalformedMessage("proxy: what follows the addresses is cut short")
+        if rest[at] == _SSL:
+            return end > value and bool(rest[value] & _OVER_TLS)
+        at = end
+    return False

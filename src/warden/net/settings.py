@@ -8,7 +8,7 @@ from warden.core.address import Transport
 
 
 class Listener(Struct, frozen=True):
-    """One address to listen on: UDP, TCP or TLS. Port 0 takes a free one.
+    """One address to listen on. Port 0 takes a free one.
 
     `advertised` is the host that flows (and so Via and Contact) carry when `host` is a wildcard such as 0.0.0.0. With
     `ahead` the machine need not have the address yet.
@@ -62,7 +62,11 @@ class Limits(Struct, frozen=True):
     idle_s: float = 7_500.0
     """Above the longest registration interval (2 h), since a phone without keep-alives is silent that long."""
     handshake_s: float = 10.0
-    """A TLS handshake takes two or three round trips; 10 s bears the worst mobile network."""
+    """A handshake of TLS or WebSocket takes two or three round trips; 10 s bears the worst mobile network."""
+    ping_s: float = 30.0
+    """A WebSocket that is silent for so long is pinged, since no page can ping: NATs forget a connection soonest after
+    some minutes, and a page that is gone is known after four times as long.
+    """
     proxy_header_s: float = 3.0
     """A balancer says who is behind it at once, before anything else."""
     connect_s: float = 5.0

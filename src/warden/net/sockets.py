@@ -18,7 +18,7 @@ from warden.net.stream import Streams
 from warden.net.tls import Identity, client_context
 from warden.net.udp import UdpSocket
 
-_SERVED: Final = frozenset((Transport.UDP, Transport.TCP, Transport.TLS))
+_TLS: Final = frozenset((Transport.TLS, Transport.WSS))
 _SERVER_NAMES_MAX: Final = 4_096
 """Remembered names of TLS servers: every trunk's addresses, many times over."""
 
@@ -58,11 +58,9 @@ class Sockets:
         """Open every listener, or none and raise `WardenError` (a taken port, a bad certificate ...)."""
         settings, limits = self._settings, self._within_file_limit(self._settings.limits)
         wanted = {listener.transport for listener in settings.listeners}
-        if not wanted <= _SERVED:
-            raise WardenError(f"sockets: {', '.join(sorted(wanted - _SERVED))} is not served here")
-        if Transport.TLS in wanted:
+        if wanted & _TLS:
             self._identity = Identity(settings.tls.certificates)
-        if Transport.TLS in wanted or settings.tls.authorities is not None:
+        if wanted & _TLS or settings.tls.authorities is not None:
             # Reading the system's authorities takes some 20 ms: better now than during calls.
             self._client_context()
         rate = RateLimit(limits.messages_per_address_per_s, limits.messages_per_address_burst)
@@ -122,7 +120,7 @@ class Sockets:
             if udp is not None:
                 udp.send(flow.remote, data)
                 return
-        elif self._streams is not None and flow.transport in (Transport.TCP, Transport.TLS):
+        elif self._streams is not None:
             self._streams.send(flow, data)
             return
         self.counters.dropped[Dropped.SEND_FAILED] += 1

@@ -1,176 +1,56 @@
-"""SIP over TCP and TLS: connections that peers open and connections opened on demand.
+"""SIP over TCP, TLS and WebSocket: connections that peers open and connections opened on demand.
 
 Nothing here knows what a message means: it is cut from the stream and handed on.
 """
 
 import asyncio
 import errno
-import os
 import socket
 import ssl
 import struct
 from collections.abc import Callable, Coroutine, Set
 from contextlib import suppress
-from typing import Final, cast
+from typing import Final, NamedTuple
 
 from warden.core.address import Address, Flow, Transport
 from warden.core.errors import MalformedMessage
 from warden.net.bind import bind, local_address
+from warden.net.connection import Connection, why_of
 from warden.net.counters import Counters, Dropped
+from warden.net.framing import Plain
 from warden.net.limits import RateLimit, is_numeric, limit_key
 from warden.net.ports import Receiver
-from warden.net.proxied import FIXED, length_of_rest, source_of
+from warden.net.proxied import FIXED, is_over_tls, length_of_rest, source_of
 from warden.net.settings import Limits, Listener
-from warden.sip.stream import Broken, BrokenStream, KeepAlive, StreamParser
+from warden.net.websocket import WebSocket
 
 _INTRODUCED_MAX: Final = 1_000
 """Connections of balancers that have not said yet whose they are: all phones come back within a second or two."""
 _ACCEPT_BATCH: Final = 64
 """Connections accepted per wake, so that those that are open get their turn."""
-_PAUSE_S: Final = 0.1
-"""How long a peer above its message rate is left unread: TCP's own way of slowing it down."""
 _NO_DESCRIPTORS_PAUSE_S: Final = 0.5
 """How long nothing is accepted when the process has no file descriptor left; trying at once would spin."""
-_BROKEN_MESSAGES_MAX: Final = 100
-"""Malformed messages borne on one connection: a phone with a bug is worth answering, a fuzzer is not."""
 _UNACKNOWLEDGED_MS: Final = 20_000
 """TCP_USER_TIMEOUT: a peer that vanished is noticed before the transaction gives up (timer B, 32 s)."""
 _GOODBYE_S: Final = 1.0
 """How long closing waits for what is unsent and for the peer's TLS close_notify."""
-_MALFORMED_BYTES_MAX: Final = 4_096
-"""What is shown of a stream that broke."""
+_PINGS: Final = 4
+"""Unanswered pings' time after which a page is gone; less would cut off who is under a bridge."""
+_TLS: Final = (Transport.TLS, Transport.WSS)
+_WEBSOCKET: Final = (Transport.WS, Transport.WSS)
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER that makes close() reset: a refused connection leaves no TIME_WAIT behind."""
 
 
-class Connection(asyncio.Protocol):
-    """One connection. `waiting` holds what is to be sent once it is open, None from then on."""
+class _Behind(NamedTuple):
+    """Whom a balancer passes on, and whether TLS ended there."""
 
-    def __init__(self, streams: "Streams", flow: Flow, key: str, *, outgoing: bool) -> None:
-        self.flow = flow
-        self.key = key
-        self.outgoing = outgoing
-        self.transport: asyncio.Transport | None = None
-        self.waiting: list[bytes] | None = []
-        self.by_zero = outgoing  # Somebody knows it as the flow with connection 0, and wants to hear of its end.
-        self.heard_at = streams.loop.time()
-        self.heard = False
-        self.ending = ""  # Why we are closing it, "" while we are not.
-        self._streams = streams
-        self._traffic = streams.counters.traffic[flow.transport]
-        self._parser = StreamParser()
-        self._broken = 0
-        self._abort = False
-        self._may_close = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Open, with TLS behind the handshake: what waited goes out."""
-        # uvloop's transports have the methods of asyncio.Transport without being of that class.
-        self.transport = transport = cast("asyncio.Transport", transport)
-        transport.set_write_buffer_limits(high=self._streams.limits.unsent_bytes_max)
-        waiting, self.waiting = self.waiting or [], None
-        for data in waiting:
-            self.send(data)
-
-    def established(self) -> None:
-        """The loop has done with opening, so that the transport may be closed: uvloop mislays the socket of one that
-        closes within `connection_made`.
-        """
-        self._may_close = True
-        self._close()
-
-    def send(self, data: bytes) -> None:
-        """Send, or queue until the connection is open."""
-        if self.transport is None:
-            assert self.waiting is not None, "a connection that has ended is no longer found"
-            self.waiting.append(data)
-            return
-        self.transport.write(data)
-        self._traffic.messages_out += 1
-        self._traffic.bytes_out += len(data)
-
-    def pause_writing(self) -> None:
-        """The peer does not read: what is unsent has grown to `unsent_bytes_max`."""
-        self._streams.counters.dropped[Dropped.SLOW_READER] += 1
-        self.end("the peer does not read what it is sent", abort=True)
-
-    def end(self, why: str, *, abort: bool = False) -> None:
-        """Close, after what is unsent has gone out or (`abort`) at once."""
-        if self.ending:
-            return
-        self.ending = why
-        self._abort = abort
-        self._close()
-
-    def data_received(self, data: bytes) -> None:
-        """Cut the bytes into messages and hand them on, in order."""
-        if self.ending:
-            return
-        if self.key in self._streams.barred:
-            self._streams.counters.dropped[Dropped.BANNED] += 1
-            self.end("the peer's address is banned", abort=True)
-            return
-        broken: BrokenStream | None = None
-        try:
-            items = self._parser.receive(data)
-        except BrokenStream as error:
-            items, broken = error.items, error
-        self._traffic.bytes_in += len(data)
-        now = self._streams.loop.time()
-        self.heard = self.heard or any(not isinstance(item, KeepAlive) for item in items)
-        # Whoever only pings has yet to say what it is here for: keep-alives hold what a message has opened.
-        if items and (self.heard or self.outgoing):
-            self.heard_at = now
-        for item in items:
-            if item is KeepAlive.PING:
-                self._traffic.keep_alives += 1
-                if self.transport is not None:
-                    self.transport.write(b"\r\n")
-            elif isinstance(item, Broken):
-                self._traffic.messages_in += 1
-                self._broken += 1
-                self._malformed(item.data, item.error)
-            elif not isinstance(item, KeepAlive):
-                self._traffic.messages_in += 1
-                self._streams.receiver.received(self.flow, item)
-            if not self._streams.rate.allows(self.key, now):
-                self._pause()
-        if broken is not None:
-            self._malformed(broken.data[:_MALFORMED_BYTES_MAX], broken)
-        if broken is not None or self._broken > _BROKEN_MESSAGES_MAX:
-            self.end("the peer sent what is no sip")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The end, whoever wanted it."""
-        self.transport = None
-        why = self.ending or (_why(exc) if exc else "the peer closed the connection")
-        self._streams.ended(self, why)
-
-    def _close(self) -> None:
-        if self.ending and self._may_close and self.transport is not None:
-            if self._abort:
-                self.transport.abort()
-            else:
-                self.transport.close()
-
-    def _malformed(self, data: bytes, error: MalformedMessage) -> None:
-        self._traffic.malformed += 1
-        self._streams.receiver.malformed(self.flow, data, error)
-
-    def _pause(self) -> None:
-        transport = self.transport
-        if transport is not None and not self.ending and transport.is_reading():
-            self._streams.counters.dropped[Dropped.MESSAGE_RATE] += 1
-            transport.pause_reading()
-            self._streams.loop.call_later(_PAUSE_S, self._resume)
-
-    def _resume(self) -> None:
-        if self.transport is not None and not self.ending:
-            self.transport.resume_reading()
+    peer: Address
+    over_tls: bool
 
 
 class Streams:
-    """All TCP and TLS connections, in the running loop.
+    """All connections, in the running loop.
 
     `server_tls` and `client_tls` are needed where a listener or a flow is TLS. `server_name` tells the name that the
     certificate of a server at an address must carry. No connection is taken from the addresses of `barred`. Those of
@@ -208,10 +88,11 @@ class Streams:
         self._by_zero: dict[Flow, Connection] = {}
         self._per_address: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._introduced: set[asyncio.Task[Address | None]] = set()
+        self._introduced: set[asyncio.Task[_Behind | None]] = set()
         self._stopping = False
         self._all_gone = asyncio.Event()
-        self._sweep_every_s = min(5.0, max(0.05, min(limits.silence_s, limits.idle_s) / 4))
+        soonest_s = min(limits.silence_s, limits.idle_s, limits.handshake_s, limits.ping_s)
+        self._sweep_every_s = min(5.0, max(0.05, soonest_s / 4))
         self._sweeper = self.loop.call_later(self._sweep_every_s, self._sweep)
 
     def listen(self, listener: Listener) -> Address:
@@ -224,17 +105,17 @@ class Streams:
         return local
 
     def send(self, flow: Flow, data: bytes) -> None:
-        """As `Net.send`, for a TCP or TLS flow."""
+        """As `Net.send`, for any flow but UDP."""
         if flow.connection:
             connection = self._live.get(flow.connection)
             # Numbers begin anew with each process: a flow of an earlier one must not reach somebody else.
-            if connection is None or connection.flow != flow or connection.ending:
+            if connection is None or connection.flow != flow or not connection.takes_messages:
                 self.counters.dropped[Dropped.CONNECTION_GONE] += 1
                 self._tell_lost(flow, "the connection is gone")
                 return
         else:
             connection = self._by_zero.get(flow)
-            if connection is None or connection.ending:
+            if connection is None or not connection.takes_messages:
                 connection = self._open(flow)
                 if connection is None:
                     return
@@ -313,13 +194,13 @@ class Streams:
             sock.setblocking(False)
             flow = Flow(transport, local, Address(*peer[:2]))
             if flow.remote.host not in self._balancers:
-                self._take(sock, flow)
+                self._take(sock, flow, over_tls=transport in _TLS)
             elif len(self._introduced) >= _INTRODUCED_MAX:
                 self._reset(sock, Dropped.PROXY_HEADER)
             else:
                 self._introduce(sock, flow)
 
-    def _take(self, sock: socket.socket, flow: Flow) -> None:
+    def _take(self, sock: socket.socket, flow: Flow, *, over_tls: bool) -> None:
         key = limit_key(flow.remote.host)
         refusal = self._refusal(key)
         if refusal is not None:
@@ -327,7 +208,7 @@ class Streams:
             return
         connection = self._admit(flow, key, outgoing=False)
         self.counters.traffic[flow.transport].connections_in += 1
-        self._run(self._shake_hands(connection, sock), connection, sock)
+        self._run(self._shake_hands(connection, sock, over_tls=over_tls), connection, sock)
 
     def _reset(self, sock: socket.socket, why: Dropped) -> None:
         self.counters.dropped[why] += 1
@@ -338,27 +219,39 @@ class Streams:
     def _introduce(self, sock: socket.socket, flow: Flow) -> None:
         """Take the connection when its balancer has said whose it is."""
 
-        def done(task: asyncio.Task[Address | None]) -> None:
+        def done(task: asyncio.Task[_Behind | None]) -> None:
             self._introduced.discard(task)
             if task.cancelled() or self._stopping:
                 sock.close()
             elif task.exception() is not None:
                 self._reset(sock, Dropped.PROXY_HEADER)
-            elif (peer := task.result()) is None:
+            elif (behind := task.result()) is None:
                 # The balancer looks whether anybody is here.
                 sock.close()
             else:
-                self._take(sock, flow._replace(remote=peer))
+                self._take(sock, self._flow_of(flow, behind), over_tls=flow.transport in _TLS)
 
         task = self.loop.create_task(self._introduction(sock))
         self._introduced.add(task)
         task.add_done_callback(done)
 
-    async def _introduction(self, sock: socket.socket) -> Address | None:
+    def _flow_of(self, flow: Flow, behind: _Behind) -> Flow:
+        """The flow to whoever is behind the balancer. A page that speaks TLS with that one speaks WSS, and has the
+        address of our own listener for it where there is one: a flow is told by that, too.
+        """
+        if flow.transport is Transport.WS and behind.over_tls:
+            doors = (local for door, local in self._doors.values() if door is Transport.WSS)
+            local = next((one for one in doors if (":" in one.host) == (":" in flow.local.host)), flow.local)
+            flow = flow._replace(transport=Transport.WSS, local=local)
+        return flow._replace(remote=behind.peer)
+
+    async def _introduction(self, sock: socket.socket) -> _Behind | None:
         """Who is behind a balancer. Raises `MalformedMessage`, `OSError`, `TimeoutError`."""
         async with asyncio.timeout(self.limits.proxy_header_s):
             fixed = await self._exactly(sock, FIXED)
-            return source_of(fixed, await self._exactly(sock, length_of_rest(fixed)))
+            rest = await self._exactly(sock, length_of_rest(fixed))
+            peer = source_of(fixed, rest)
+            return None if peer is None else _Behind(peer, is_over_tls(fixed, rest))
 
     async def _exactly(self, sock: socket.socket, size: int) -> bytes:
         # What comes behind the header is the phone's: not a byte too many is read.
@@ -387,7 +280,8 @@ class Streams:
 
     def _admit(self, flow: Flow, key: str, *, outgoing: bool) -> Connection:
         self._number += 1
-        connection = Connection(self, flow._replace(connection=self._number), key, outgoing=outgoing)
+        framing = WebSocket() if flow.transport in _WEBSOCKET else Plain()
+        connection = Connection(self, flow._replace(connection=self._number), key, framing, outgoing=outgoing)
         self._live[self._number] = connection
         self._by_zero[flow] = connection
         self._per_address[key] = self._per_address.get(key, 0) + 1
@@ -396,7 +290,11 @@ class Streams:
 
     def _open(self, flow: Flow) -> Connection | None:
         why = ""
-        if not is_numeric(flow.remote.host):
+        if flow.transport in _WEBSOCKET:
+            # Pages take no connections: the phone is back when it has opened another one.
+            self.counters.dropped[Dropped.CONNECTION_GONE] += 1
+            why = "the phone's websocket is gone"
+        elif not is_numeric(flow.remote.host):
             why = f"{flow.remote.host} is not an ip address"
         elif len(self._live) >= self.limits.connections_max:
             self.counters.dropped[Dropped.CONNECTIONS] += 1
@@ -411,22 +309,21 @@ class Streams:
         self._run(self._connect(connection), connection)
         return connection
 
-    async def _shake_hands(self, connection: Connection, sock: socket.socket) -> None:
-        tls = connection.flow.transport is Transport.TLS
+    async def _shake_hands(self, connection: Connection, sock: socket.socket, *, over_tls: bool) -> None:
         try:
             _harden(sock)
             await self.loop.connect_accepted_socket(
                 lambda: connection,
                 sock,
-                ssl=self._server_tls if tls else None,
-                ssl_handshake_timeout=self.limits.handshake_s if tls else None,
-                ssl_shutdown_timeout=_GOODBYE_S if tls else None,
+                ssl=self._server_tls if over_tls else None,
+                ssl_handshake_timeout=self.limits.handshake_s if over_tls else None,
+                ssl_shutdown_timeout=_GOODBYE_S if over_tls else None,
             )
             connection.established()
         except OSError as error:
             sock.close()
             self.counters.dropped[Dropped.HANDSHAKE] += 1
-            self.ended(connection, _why(error))
+            self.ended(connection, why_of(error))
 
     async def _connect(self, connection: Connection) -> None:
         flow = connection.flow
@@ -456,7 +353,7 @@ class Streams:
         except TimeoutError:
             self.ended(connection, f"no connection within {self.limits.connect_s:g} s")
         except (OSError, ValueError) as error:
-            self.ended(connection, _why(error))
+            self.ended(connection, why_of(error))
 
     def _sweep(self) -> None:
         now = self.loop.time()
@@ -467,9 +364,18 @@ class Streams:
             if quiet_s > self.limits.idle_s:
                 self.counters.dropped[Dropped.IDLE] += 1
                 connection.end(f"nothing was heard for {self.limits.idle_s:g} s")
+            elif not connection.is_greeted and quiet_s > self.limits.handshake_s:
+                self.counters.dropped[Dropped.HANDSHAKE] += 1
+                connection.end(f"no websocket within {self.limits.handshake_s:g} s", abort=True)
             elif quiet_s > self.limits.silence_s and not connection.heard and not connection.outgoing:
                 self.counters.dropped[Dropped.SILENT] += 1
                 connection.end(f"no message came within {self.limits.silence_s:g} s", abort=True)
+            elif connection.flow.transport in _WEBSOCKET and quiet_s > self.limits.ping_s:
+                if quiet_s > self.limits.ping_s * _PINGS:
+                    self.counters.dropped[Dropped.IDLE] += 1
+                    connection.end(f"no ping was answered for {self.limits.ping_s * _PINGS:g} s", abort=True)
+                else:
+                    connection.ping(now, self.limits.ping_s)
         self._sweeper = self.loop.call_later(self._sweep_every_s, self._sweep)
 
     def _run(
@@ -499,13 +405,3 @@ class Streams:
 def _harden(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"tls: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"tls: {(error.reason or str(error)).replace('_', ' ').lower()}"
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno).lower()
-    return str(error).lower()

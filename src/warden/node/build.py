@@ -171,10 +171,12 @@ def net_settings(config: Config, seat: Seat) -> net.Settings:
     bound = seat.address if config.high_availability.seats else sip.bind_address
     ahead = rules(config).address_moves
     listeners = [net.Listener(Transport(t), bound, sip.bind_port, advertised, ahead) for t in sip.transports]
-    certificates: tuple[net.Certificate, ...] = ()
     if sip.tls.enabled:
         listeners.append(net.Listener(Transport.TLS, bound, sip.tls.bind_port, advertised, ahead))
-        certificates = tuple(net.Certificate(Path(c.certificate), Path(c.key)) for c in sip.tls.certificates)
+    for transport, port in ((Transport.WS, sip.websocket.bind_port), (Transport.WSS, sip.websocket.tls_port)):
+        if port is not None:
+            listeners.append(net.Listener(transport, bound, port, advertised, ahead))
+    certificates = tuple(net.Certificate(Path(c.certificate), Path(c.key)) for c in sip.tls.certificates)
     second = sip.bind_address_v6
     if second is not None:
         listeners += [replace(x, host=second, advertised=advertised_host_v6(sip, second)) for x in listeners]
@@ -226,6 +228,11 @@ def switch_settings(config: Config, seat: Seat) -> Settings:
     ports = {Transport(t): sip.bind_port for t in sip.transports}
     if sip.tls.enabled:
         ports[Transport.TLS] = sip.tls.bind_port
+    if sip.websocket.bind_port is not None:
+        # Behind a balancer that ends TLS, WSS comes to the same port.
+        ports |= {Transport.WS: sip.websocket.bind_port, Transport.WSS: sip.websocket.bind_port}
+    if sip.websocket.tls_port is not None:
+        ports[Transport.WSS] = sip.websocket.tls_port
     limits, bans = sip.registration, config.security.bans
     v6 = None
     if sip.bind_address_v6 is not None:

@@ -6,7 +6,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Final
@@ -21,6 +21,7 @@ from warden.cluster.clock import SteadyClock
 from warden.cluster.consent import ANSWER_SHARE, Consent, Promises, Seal
 from warden.cluster.decide import Seat
 from warden.cluster.following import Following
+from warden.cluster.members import Record
 from warden.cluster.seat import HeldSeat
 from warden.cluster.seats import Seats
 from warden.cluster.stream import Told
@@ -41,6 +42,7 @@ from warden.node.pulse import Pulse
 from warden.node.regions import RegionLink
 from warden.node.settings import change_setting
 from warden.node.systemd import Supervisor
+from warden.node.through import keep_to_master, through_of
 from warden.node.vrrp import Claim, Vrrp
 from warden.sip.endpoint import Endpoint
 from warden.store.durable import SqlDurable
@@ -140,7 +142,10 @@ class Node:
                 raise
             directory, error = kept, str(gone)
             _log.warning("database is away, the directory of the last run is used", why=error)
-        self._store = stores.seat_store_of(config)
+        self._store = own_store = stores.seat_store_of(config)
+        through = through_of(config, own_store, self._peers)
+        if through is not None:
+            self._store = through
         if config.high_availability.regions:
             self._store = self._told = Told(self._store)
         stack.push_async_callback(self._store.close)
@@ -166,6 +171,8 @@ class Node:
             roster=self._roster,
             bans=self._bans,
             overload=self._overload,
+            own_store=own_store if through is not None else None,
+            through=through,
         )
         self._listeners = listeners = Listeners(state)
         key = build.node_key(config)
@@ -190,7 +197,8 @@ class Node:
                 for name, work in {
                     "directory": self._watch_directory(known),
                     "media": self._media.watch(),
-                    "store": self._watch_store(),
+                    "store": self._watch_store(own_store),
+                    "master": keep_to_master(own_store),
                     "bugs": self._watch_bugs(),
                     "guard": self._keep_guard(),
                     "pulse": self._pulse.run(),
@@ -305,16 +313,20 @@ class Node:
         """
         if self._told is None:
             return None
-        link = RegionLink(self._config, seats, self._told, build.node_key(self._config), self._clock.now)
-        await self._or_stopped(link.ask_all())
+        key, arbiter = build.node_key(self._config), stores.arbiter_of(self._config)
+        link = RegionLink(self._config, seats, self._told, key, self._clock.now, arbiter)
+        await self._or_stopped(link.look_round())
         self._state.region = link
         return link
 
     def _members(self) -> dict[str, Address]:
         """Where the seats are that each node has for itself."""
+        return {node: record.sip for node, record in self._peers().items() if record.sip is not None}
+
+    def _peers(self) -> Mapping[str, Record]:
+        """The members as they were seen last, this node among them."""
         agent = self._state.agent
-        peers = {} if agent is None else agent.peers
-        return {node: record.sip for node, record in peers.items() if record.sip is not None}
+        return {} if agent is None else agent.peers
 
     def _claim(self, seat: str) -> Claim:
         """What keepalived is told of a seat's address."""
@@ -535,12 +547,12 @@ class Node:
                 known.keep(directory)
             self._spread(directory)
 
-    async def _watch_store(self) -> None:
+    async def _watch_store(self, own_store: SeatStore) -> None:
         """Tell of settings by which the store would lose what it is given. That it is away is told by the seats."""
         state = self._state
         while True:
             try:
-                found = await stores.examine(self._store, self._config)
+                found = await stores.examine(own_store, self._config)
             except Unavailable:
                 await asyncio.sleep(EXAMINE_AGAIN_S)
                 continue

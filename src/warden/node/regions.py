@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +21,10 @@ from warden.cluster.stream import Frame, Frames, Told
 from warden.config.tree import Config
 from warden.core.errors import MalformedMessage, Unavailable, WardenError
 from warden.core.versions import Unreadable
+from warden.node.arbiter import Arbiter
 from warden.node.build import keep_private
 from warden.node.patroni import PatroniOf, Seen
+from warden.store.ports import Coordinator
 from warden.web.auth import make_node_token
 from warden.web.regions import GOES_ON, LETS_GO, REGION_URL, STREAM_URL
 
@@ -67,14 +70,27 @@ class RegionLink:
     """
 
     def __init__(
-        self, config: Config, seats: tuple[Seat, ...], told: Told, key: bytes, now: Callable[[], float]
+        self,
+        config: Config,
+        seats: tuple[Seat, ...],
+        told: Told,
+        key: bytes,
+        now: Callable[[], float],
+        arbiter: Coordinator | None = None,
     ) -> None:
-        """`told` is the store of this region, `key` signs what nodes ask each other. Raises `WardenError`."""
+        """`told` is the store of this region, `key` signs what nodes ask each other, `arbiter` is where the primary
+        region has its lease. Raises `WardenError`.
+        """
         cluster = config.high_availability
         own = cluster.region or ""
         names = [region.name for region in cluster.regions]
         kept = PrimaryFile(config.data_dir, names[0])
-        self.regions = Regions(own, names, kept.read(), kept.keep, now)
+        self.regions = Regions(own, names, kept.read(), kept.keep, now, inf if arbiter is None else -inf)
+        self.arbiter: Arbiter | None = None
+        if arbiter is not None:
+            assert cluster.arbiter is not None, "whoever has one was configured so"
+            self.arbiter = Arbiter(cluster.arbiter, arbiter, self.regions, now, self._succeed)
+        self._ttl_s = 0.0 if cluster.arbiter is None else cluster.arbiter.lease_ttl
         self.told = told
         self.mirror = Mirror(seats, told, self, self, now, self._tell_region)
         self.database = ""
@@ -90,12 +106,26 @@ class RegionLink:
         self._seen = Seen()
         self._own_databases = next(region.databases for region in cluster.regions if region.name == own)
         self._key = key
+        self._now = now
         self._promoting = asyncio.Lock()
         self._looked = asyncio.Event()
         self._where: dict[str, str] = {}
         self._http = httpx.AsyncClient(trust_env=False, timeout=ANSWER_S)
         self._agent: Agent | None = None
         self._told_primary: Primary | None = None
+
+    @property
+    def lease_s(self) -> float | None:
+        """As in `models.Region`."""
+        if self.arbiter is None:
+            return None
+        regions = self.regions
+        return round(max(0.0, regions.leased_until - self._now()), 1) if regions.is_primary else 0.0
+
+    @property
+    def arbiter_error(self) -> str:
+        """Why the arbiter does not answer; "" where it does, or there is none."""
+        return "" if self.arbiter is None else self.arbiter.error
 
     @property
     def agent(self) -> Agent:
@@ -115,6 +145,12 @@ class RegionLink:
             self.regions.learn(record.primary)
         self._looked.set()
 
+    async def look_round(self) -> None:
+        """Ask, once, whoever may know that this region is not what it was when the node was here last."""
+        await self.ask_all()
+        if self.arbiter is not None:
+            await self.arbiter.look()
+
     async def run(self) -> None:
         """Work until cancelled."""
         try:
@@ -122,6 +158,8 @@ class RegionLink:
                 tasks.create_task(self.mirror.run(), name="mirror")
                 if self._patroni.is_known:
                     tasks.create_task(self._keep_database(), name="region database")
+                if self.arbiter is not None:
+                    tasks.create_task(self.arbiter.run(), name="arbiter")
                 while True:
                     await self.ask_all()
                     await asyncio.sleep(POLL_S)
@@ -133,7 +171,7 @@ class RegionLink:
         words = await asyncio.gather(*(self._ask(place, self.word()) for place in self._places))
         return {place: word for place, word in zip(self._places, words, strict=True) if word is not None}
 
-    def word(self, primary: Primary | None = None) -> Word:
+    def word(self) -> Word:
         """What this node has to tell."""
         agent = self._agent
         holders = {} if agent is None else {seat: holder.node for seat, holder in agent.holders.items()}
@@ -141,7 +179,7 @@ class RegionLink:
         return Word(
             self._node,
             self.regions.own,
-            primary or self.regions.primary,
+            self.regions.primary,
             holds,
             holders,
             () if agent is None else tuple(sorted(agent.peers)),
@@ -162,11 +200,12 @@ class RegionLink:
             raise MalformedMessage(f"a node of region {word.region}, here is {self.regions.own}", 400)
         self.regions.hear(word)
         if goes_on:
-            self.regions.go_on()
+            self.regions.go_on(word.node)
+            self._ask_arbiter()
         if lets_go and self._agent is not None:
             if self.regions.is_primary:
-                self.regions.make_way()
-                asyncio.get_running_loop().call_later(YIELD_S + 0.1, self._follow_primary)
+                self.regions.make_way(word.node)
+                asyncio.get_running_loop().call_later(YIELD_S + 0.1, self._go_on)
             # Who asked waits no longer either.
             with suppress(TimeoutError):
                 async with asyncio.timeout(LETS_GO_S):
@@ -178,46 +217,119 @@ class RegionLink:
         asks vouches for, it need not answer. Raises `WardenError` with the reason where it cannot be.
         """
         async with self._promoting:
+            until = max(self.regions.permitted_until, self.regions.yields_until)
+            if lost and self.regions.is_primary and (self._now() >= until or self.regions.waits_for_word):
+                alone = self.arbiter is not None
+                self.regions.decide(Primary(self.regions.own, self.regions.primary.term + 1, alone=alone))
+                return self.regions.primary
             # What they said a second ago is no proof that they are there.
             answered = await self.ask_all()
             why = self.regions.why_not({word.node: word for word in answered.values()})
             if why and (self.regions.is_primary or not lost):
                 raise WardenError(why)
-            primary = Primary(self.regions.own, self.regions.primary.term + 1)
-            _log.info(f"region {primary.region} is to be the primary one, term {primary.term}", lost=lost)
-            if answered:
-                await self._take_leave(answered, primary, lost=lost)
-            # Somebody may have done the same meanwhile.
-            self.regions.decide(primary)
-            if not self.regions.is_primary:
-                raise WardenError(f"region {self.regions.primary.region} has become the primary one meanwhile")
-            return primary
+            if why and self.arbiter is not None and await self._is_renewed():
+                raise WardenError(
+                    f"region {self.regions.other} is not lost: its nodes renewed its lease at the arbiter less than "
+                    f"{self._ttl_s:g} s ago. Where they have died since, this region takes their place by itself"
+                )
+            if not lost and (left := self._not_followed(answered)):
+                raise WardenError(
+                    f"{', '.join(left)} of region {self.regions.other}: nobody follows here, so that its calls and "
+                    "registrations would be lost; `warden dr status` says why"
+                )
+            return await self._move_here(answered, lost=lost, vouched=lost)
 
-    async def _take_leave(self, answered: Mapping[str, Word], primary: Primary, *, lost: bool) -> None:
-        """The nodes of the other region fall silent, what they said last comes here, and only then is anybody told who
-        is the primary one: from there on seats are taken here. Raises `WardenError` where one does not fall silent, and
-        all goes on there.
+    def _not_followed(self, answered: Mapping[str, Word]) -> list[str]:
+        """The seats that the other region's nodes hold and no node of this one has a copy of."""
+        others = (record.follows for node, record in self.agent.peers.items() if node != self._node)
+        return sorted(
+            {seat for word in answered.values() for seat in word.holds}.difference(self.mirror.following, *others)
+        )
+
+    async def _succeed(self, over_s: float) -> None:
+        """The other region's lease at the arbiter has been over for so long: this region takes its place. The nodes try
+        one after the other, since the first may not reach the arbiter; it gives the place once.
         """
+        agent = self._agent
+        if agent is None or agent.error or self._promoting.locked():
+            return
+        if over_s < sorted({*agent.peers, self._node}).index(self._node) * self._ttl_s / 2:
+            return
+        async with self._promoting:
+            last = self.regions.primary
+            answered = await self.ask_all()
+            if self.regions.primary == last:
+                await self._move_here(answered, lost=True)
+
+    async def _move_here(self, answered: Mapping[str, Word], *, lost: bool, vouched: bool = False) -> Primary:
+        """The nodes of the other region fall silent, what they said last comes here, and only then is anybody told who
+        is the primary one: from there on seats are taken here. Raises `WardenError` where one does not fall silent that
+        is not `lost`, or somebody else was faster, and all goes on there. Only where an operator `vouched` for it is it
+        done without the arbiter.
+        """
+        regions = self.regions
+        _log.info(f"region {regions.own} is to be the primary one", lost=lost)
+        try:
+            if answered:
+                await self._take_leave(answered, lost=lost)
+            regions.decide(await self._next_primary(vouched=vouched))
+        except WardenError:
+            await asyncio.gather(*(self._ask(place, self.word(), how=GOES_ON) for place in answered))
+            raise
+        if not regions.is_primary:
+            # Somebody has done the same.
+            raise WardenError(f"region {regions.primary.region} has become the primary one meanwhile")
+        await asyncio.gather(*(self._ask(place, self.word()) for place in answered))
+        return regions.primary
+
+    async def _next_primary(self, *, vouched: bool) -> Primary:
+        last = self.regions.primary
+        if self.arbiter is not None:
+            try:
+                seen = await self.arbiter.seen()
+                # Whatever happened in terms that nobody here has heard of: who had the last one is not there any more.
+                free = seen.term if vouched and not seen.holder else 0
+                return await self.arbiter.take(max(last.term, free))
+            except Unavailable as error:
+                if not vouched:
+                    raise
+                _log.warning("region goes on without the arbiter", why=str(error))
+        return Primary(self.regions.own, last.term + 1, alone=self.arbiter is not None)
+
+    async def _is_renewed(self) -> bool:
+        """Whether the other region lives, as the arbiter says; it does not where the arbiter is away."""
+        assert self.arbiter is not None, "who asks has looked"
+        try:
+            return (await self.arbiter.seen()).holder == self.regions.other
+        except Unavailable:
+            return False
+
+    async def _take_leave(self, answered: Mapping[str, Word], *, lost: bool) -> None:
         word = self.word()
         words = await asyncio.gather(*(self._ask(place, word, how=LETS_GO) for place in answered))
         loud = [
             before.node for before, after in zip(answered.values(), words, strict=True) if after is None or after.holds
         ]
-        if loud and not lost:
-            await asyncio.gather(*(self._ask(place, word, how=GOES_ON) for place in answered))
+        if loud and not (lost and (self.arbiter is None or not await self._is_renewed())):
             raise WardenError(f"{', '.join(loud)} of region {self.regions.other} did not let go of its seats")
-        await self._everything_is_here()
-        await asyncio.gather(*(self._ask(place, self.word(primary)) for place in answered))
+        try:
+            await self._everything_is_here()
+        except TimeoutError:
+            if not lost:
+                raise WardenError(
+                    f"what region {self.regions.other} said last did not come within {FOLLOWED_S:g} s"
+                ) from None
 
     async def _everything_is_here(self) -> None:
-        """The nodes of this region follow nothing any more: what the other one said last is in the store."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FOLLOWED_S):
-                while self.mirror.following or any(
-                    record.follows for node, record in self.agent.peers.items() if node != self._node
-                ):
-                    self._looked.clear()
-                    await self._looked.wait()
+        """The nodes of this region follow nothing any more: what the other one said last is in the store. Raises
+        `TimeoutError`.
+        """
+        async with asyncio.timeout(FOLLOWED_S):
+            while self.mirror.following or any(
+                record.follows for node, record in self.agent.peers.items() if node != self._node
+            ):
+                self._looked.clear()
+                await self._looked.wait()
 
     async def _ask(self, place: str, word: Word, *, how: str = "") -> Word | None:
         headers = {"Authorization": f"Bearer {make_node_token(self._key, time.time())}"}
@@ -242,12 +354,24 @@ class RegionLink:
         """Who promotes waits until the region's nodes follow nothing any more."""
         self.agent.look_again()
 
+    def _go_on(self) -> None:
+        self._ask_arbiter()
+        self._follow_primary()
+
+    def _ask_arbiter(self) -> None:
+        if self.arbiter is not None:
+            self.arbiter.hurry()
+
     def _follow_primary(self) -> None:
         primary = self.regions.primary
         if primary != self._told_primary:
             self._told_primary = primary
-            _log.info(f"region {primary.region} is the primary one, term {primary.term}")
-        self.agent.keep_away(self.regions.refusal)
+            alone = ", without the arbiter" if primary.alone else ""
+            _log.info(f"region {primary.region} is the primary one, term {primary.term}{alone}")
+            # Another node knew first: from there on the arbiter is to let this one have seats, too.
+            self._ask_arbiter()
+        self.agent.permit(self.regions.permitted_until)
+        self.agent.keep_away(self.regions.refusal, self.regions.waits)
 
     # The database
 

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import msgspec
 from pydantic import Secret
 
-from warden.config.tree import Config
+from warden.cluster.decide import MARGIN_SHARE
+from warden.config.tree import Config, Etcd
 from warden.core.address import Address
 from warden.store.etcd_client import EtcdSettings
 from warden.store.etcd_coordinator import EtcdCoordinator
@@ -38,12 +40,11 @@ def redis_settings(config: Config) -> RedisSettings:
     )
 
 
-def etcd_settings(config: Config) -> EtcdSettings:
-    """How etcd is reached."""
-    etcd = config.etcd
+def etcd_settings(etcd: Etcd, cluster_name: str) -> EtcdSettings:
+    """How an etcd is reached, and under which name the cluster is known there."""
     return EtcdSettings(
         nodes=tuple(Address(node.host, node.port) for node in etcd.nodes),
-        cluster_name=config.high_availability.cluster_name,
+        cluster_name=cluster_name,
         username=etcd.user or "",
         password=_word(etcd.password),
         tls=etcd.tls.enabled,
@@ -89,7 +90,21 @@ def coordinator_of(config: Config) -> Coordinator:
             assert cluster.coordinator_file is not None, "the configuration was checked"
             return LocalCoordinator(cluster.coordinator_file)
         case "etcd":
-            return EtcdCoordinator(etcd_settings(config))
+            return EtcdCoordinator(etcd_settings(config.etcd, cluster.cluster_name))
+
+
+def arbiter_of(config: Config) -> Coordinator | None:
+    """Who decides between two regions, where anything does. Raises `WardenError`."""
+    cluster = config.high_availability
+    if cluster.arbiter is None:
+        return None
+    settings = etcd_settings(cluster.arbiter, f"{cluster.cluster_name}-regions")
+    # The members are at other sites. A node must know that they are away long before another one, whose lease ends
+    # sooner, gives it seats that it could not keep either; and an answer must not be older than a holder's margin: all
+    # nodes of a region renew one lease.
+    call_s = min(3.0, cluster.arbiter.lease_ttl * MARGIN_SHARE)
+    bounded = msgspec.structs.replace(settings, answer_timeout_s=call_s / 2, call_timeout_s=call_s)
+    return EtcdCoordinator(bounded, is_shared=True)
 
 
 def _word(secret: Secret[str] | None) -> str:

@@ -249,18 +249,18 @@ class LabNode:
 class LabRedis:
     """A private Redis that keeps nothing: after a kill it comes back empty."""
 
-    def __init__(self, folder: Path, program: str) -> None:
-        (self.port,) = free_ports(("127.0.0.1",), 1)
+    def __init__(self, folder: Path, program: str, port: int) -> None:
+        self.port = port
         self._program = program
         self._folder = folder
         self._process: Process | None = None
         folder.mkdir()
 
     @classmethod
-    def found(cls, folder: Path) -> "LabRedis | None":
+    def found(cls, folder: Path, port: int) -> "LabRedis | None":
         """One of this machine's, if it has any."""
         program = shutil.which("redis-server")
-        return None if program is None else cls(folder, program)
+        return None if program is None else cls(folder, program, port)
 
     @property
     def pid(self) -> int | None:
@@ -309,10 +309,11 @@ class LabCluster:
         (folder / "next").mkdir()
         program = as_version(next_version(), folder / "next") if newer else None
         hosts = [f"127.0.{network}.{i + 1}" for i in range(nodes)]
-        (sip_port,) = free_ports(hosts, 1)
+        # No two alike: a node's own address bears them all.
+        sip_port, redis_port, *http_ports = free_ports(["127.0.0.1", *hosts], 2 + nodes)
         names = [f"n{i + 1}" for i in range(nodes)]
         self.lease_s = lease_s
-        self.redis = LabRedis.found(folder / "redis")
+        self.redis = LabRedis.found(folder / "redis", redis_port)
         """None where this machine has no redis-server."""
         self.seats: dict[str, Address] = {f"s{i + 1}": Address(host, sip_port) for i, host in enumerate(hosts)}
         """Where phones register."""
@@ -328,7 +329,6 @@ class LabCluster:
         redis, state_file = "{enabled: false}", f"state_file: {folder / 'state.sqlite'}"
         if self.redis is not None:
             redis, state_file = f"{{enabled: true, nodes: [{{host: 127.0.0.1, port: {self.redis.port}}}]}}", ""
-        http_ports = free_ports(("127.0.0.1",), nodes)
         seats = "\n".join(
             f"    - {{name: s{i + 1}, address: {host}, successors: [{', '.join(names[i:] + names[:i])}]}}"
             for i, host in enumerate(hosts)
@@ -382,6 +382,11 @@ high_availability:
                 seat, epoch = adopted[1], int(adopted[2])
                 if epoch >= self._epochs.get(seat, 0):
                     self.holders[seat], self._epochs[seat] = name, epoch
+
+    async def now_held(self) -> dict[str, str]:
+        """Seat to node, as the nodes' logs tell by now."""
+        self.look()
+        return dict(self.holders)
 
     async def held(self, seat: str, by: Callable[[str], bool], within_s: float = STOP_S) -> str:
         """Wait until the seat is held by a node as wanted; that node. Raises `WardenError`."""

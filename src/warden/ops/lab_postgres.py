@@ -29,7 +29,7 @@ class LabPostgres:
     """One server. Its data outlives a kill, as on any machine whose disk does."""
 
     def __init__(self, folder: Path) -> None:
-        self._bin = _binaries()
+        self._bin = binaries()
         self._folder = folder
         self._password = secrets.token_urlsafe(16)
         self._process: subprocess.Popen[bytes] | None = None
@@ -104,7 +104,8 @@ class LabPostgres:
             raise WardenError(f"initdb: {done.stdout}{done.stderr}")
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
+    """Where this machine's PostgreSQL is, the newest where it has several. Raises `WardenError` where it has none."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     if found:
         return found[-1].parent

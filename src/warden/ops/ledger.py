@@ -3,20 +3,24 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, TypeVar
 
 from msgspec import Struct
 
 from warden.call.cdr import Cdr, Party, Result
-from warden.core.errors import Unavailable
+from warden.core.errors import NotAdmitted, Unavailable
 
 CDR_S: Final = 10.0
 """How long the last records may take on their way to the database."""
+LATE_S: Final = 1.0
+"""How much later is looked again for a record that is there twice: another node may write the same call's."""
 DATABASE_S: Final = 60.0
 """How long it may take until another database leads where the one before is gone: Patroni's `ttl` and its promotion."""
 TIME_OFF_S: Final = 1.0
 """By how much a CDR's times may differ from what the phones saw (promise P1)."""
+
+T = TypeVar("T")
 
 
 class Records(Protocol):
@@ -59,17 +63,19 @@ class Ledger:
         self.ended: list[Ended] = []
         self.lost: set[tuple[str, str]] = set()
 
-    async def compare(self, durable: Records, within_s: float = CDR_S) -> list[Wrong]:
-        """Compare all CDRs with what the phones saw, as soon as there are enough or the time is over; it counts from
-        when the database answers. Raises `Unavailable` where it does not within `DATABASE_S`.
+    async def compare(self, durable: Records, within_s: float = CDR_S, late_s: float = LATE_S) -> list[Wrong]:
+        """Compare all CDRs with what the phones saw, `late_s` after there are enough or the time is over; it counts
+        from when the database answers. Raises `Unavailable` where it does not within `DATABASE_S`.
         """
-        await _first_answer(durable)
+        await when_there(lambda: durable.cdrs(limit=1, before_utc=None))
         until = time.monotonic() + within_s
         while True:
-            found = await _all_cdrs(durable)
+            found = await when_there(lambda: _all_cdrs(durable))
             if len(found) >= len(self.ended) or time.monotonic() > until:
                 break
             await asyncio.sleep(0.2)
+        await asyncio.sleep(late_s)
+        found = await when_there(lambda: _all_cdrs(durable))
         by_parties: dict[tuple[str, str], list[Cdr]] = defaultdict(list)
         for cdr in found:
             by_parties[cdr.caller, cdr.callee].append(cdr)
@@ -114,16 +120,19 @@ def _faults(cdr: Cdr | None, ended: Ended) -> list[str]:
     return faults
 
 
-async def _first_answer(durable: Records) -> None:
+async def when_there(ask: Callable[[], Awaitable[T]]) -> T:
+    """What the database answers: one that leads no more, or whose disk stands still, is asked again for `DATABASE_S`.
+    Raises `Unavailable`, and at once where the database does not know us.
+    """
     until = time.monotonic() + DATABASE_S
     while True:
         try:
-            await durable.cdrs(limit=1, before_utc=None)
+            return await ask()
+        except NotAdmitted:
+            raise
         except Unavailable:
             if time.monotonic() > until:
                 raise
-        else:
-            return
         await asyncio.sleep(0.2)
 
 

@@ -1,12 +1,14 @@
-"""One seat of a cluster that serves people, for drills by the operator's own means: nothing is killed, one seat moves
-at a time, and test phones call each other there with extensions that are made for it and removed again.
+"""One seat of a cluster that serves people, for drills by the operator's own means: test phones call each other there
+with extensions that are made for it and removed again, and every seat is where it was in the end.
+
+What is done to a host meanwhile, others know (`live_hosts`).
 """
 
 import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -17,6 +19,7 @@ from warden.config.tree import Config
 from warden.core.address import Address
 from warden.core.errors import WardenError
 from warden.ops.lab_cluster import LogLine
+from warden.ops.ledger import when_there
 from warden.ops.nemesis import PLANNED_GAP_MS
 from warden.ops.selftest import PREFIX
 from warden.ops.upgrade import NO_SEAT
@@ -24,6 +27,12 @@ from warden.store.durable import SqlDurable
 from warden.switch.directory import new_extension
 from warden.web.models import Cluster, Seat, Seats
 
+NAME: Final = "drill"
+"""The name of the extensions."""
+ABANDONED_S: Final = 600.0
+"""Extensions that are older were left by a drill that was killed; none takes so long."""
+WELL_S: Final = 120.0
+"""A host that runs again is well after some seconds; its database and Redis may have more to catch up with."""
 MOVED_S: Final = 30.0
 """A hand-over takes some tenths of a second; one that has not come then does not come."""
 POLL_S: Final = 0.1
@@ -95,6 +104,7 @@ class LiveCluster:
     """What a drill's stage asks of a cluster. `prefix` is what the numbers of its phones begin with."""
 
     def __init__(self, config: Config, durable: SqlDurable, door: Door, seat: Seat, members: Sequence[str]) -> None:
+        """`seat` is where the phones are."""
         ha = config.high_availability
         self.prefix = f"{PREFIX}{secrets.token_hex(2)}-"
         self.lease_s = float(ha.lease_ttl)
@@ -106,12 +116,25 @@ class LiveCluster:
         self._durable = durable
         self._door = door
         self._home = seat.holder or ""
+        self._moving: tuple[str, str] | None = None
+        """A seat and the node that it was told to go to: it may be on its way there."""
         self._numbers: list[str] = []
 
     async def start(self, passwords: Mapping[str, str]) -> None:
-        """Add an extension for each number in `passwords`, and wait until the nodes know them."""
+        """Add an extension for each number in `passwords`, and wait until the nodes know them. Raises `WardenError`
+        where another drill is under way: two faults at a time are nobody's promise.
+        """
+        now = time.time()
+        for extension in await self._durable.extensions():
+            if extension.number.startswith(PREFIX) and extension.name == NAME:
+                if now - extension.created_at_utc < ABANDONED_S:
+                    raise WardenError(
+                        f"drill: another one is under way, or was killed: extension {extension.number} was made "
+                        f"{now - extension.created_at_utc:.0f} s ago; after {ABANDONED_S:.0f} s it is removed"
+                    )
+                await self._durable.remove_extension(extension.number)
         for number, password in passwords.items():
-            made = new_extension(number, password, realm=self._realm, now=time.time(), name="drill")
+            made = new_extension(number, password, realm=self._realm, now=now, name=NAME)
             await self._durable.add_extension(made)
             self._numbers.append(number)
         await asyncio.sleep(KNOWN_S)
@@ -125,28 +148,94 @@ class LiveCluster:
         """The records of the phones."""
         yield _Records(self._durable, self._numbers)
 
-    async def hand_over(self, to: str) -> None:
-        """Have the seat handed to a node, and wait until it has it. Raises `WardenError`."""
-        (seat,) = self.seats
-        await asyncio.to_thread(self._door.post, f"seats/{quote(seat, safe='')}/handover", {"to": to}, Seat)
+    async def hand_over(self, to: str, seat: str | None = None) -> None:
+        """Have a seat handed to a node, by default that of the phones, and wait until it has it. Raises
+        `WardenError`.
+        """
+        seat = seat or next(iter(self.seats))
+        self._moving = seat, to
+        try:
+            await asyncio.to_thread(self._door.post, f"seats/{quote(seat, safe='')}/handover", {"to": to}, Seat)
+            await self._arrived(seat, to)
+        except WardenError:
+            # It was refused, or has not come for long: who is told so need not wait for it again.
+            self._moving = None
+            raise
+        self._moving = None
+
+    async def _arrived(self, seat: str, to: str) -> None:
         until = time.monotonic() + MOVED_S
         while True:
             cluster = await asyncio.to_thread(self._door.get, "cluster", Cluster)
-            # The new holder tells of the seat once it has taken up the calls.
-            if any(seat in member.seats for member in cluster.members if member.node == to):
+            # The new holder tells of the seat once it has taken up the calls. What it told before it was frozen is
+            # still there as well, when somebody else has the seat.
+            is_told = any(seat in member.seats for member in cluster.members if member.node == to)
+            if is_told and await self._holder(seat) == to:
                 self.holders[seat] = to
                 return
             if time.monotonic() > until:
                 raise WardenError(f"drill: after {MOVED_S:g} s seat {seat} is not at {to}")
             await asyncio.sleep(POLL_S)
 
+    async def now_held(self) -> dict[str, str]:
+        """Seat to node, "" where it is nobody's. Raises `WardenError` where nobody can say."""
+        _, seats = await self.now()
+        return {seat.name: seat.holder or "" for seat in seats.items}
+
+    async def now(self) -> tuple[Cluster, Seats]:
+        """The cluster at this moment. Raises `WardenError` where nobody can say."""
+        cluster = await asyncio.to_thread(self._door.get, "cluster", Cluster)
+        return cluster, await asyncio.to_thread(self._door.get, "seats", Seats)
+
+    async def well(self, *, despite_warnings: bool, within_s: float = WELL_S) -> None:
+        """Wait until the cluster lacks nothing. Raises `WardenError` with what it lacks in the end."""
+        until = time.monotonic() + within_s
+        while True:
+            try:
+                whys = unfit(*await self.now(), despite_warnings=despite_warnings)
+            except WardenError as error:
+                whys = [str(error)]
+            if not whys:
+                return
+            if time.monotonic() > until:
+                raise WardenError(f"drill: after {within_s:g} s the cluster is not well: {'; '.join(whys)}")
+            await asyncio.sleep(POLL_S)
+
+    async def home(self, seats: Sequence[Seat]) -> None:
+        """Have every seat where it was. Raises `WardenError`."""
+        for seat in seats:
+            until = time.monotonic() + MOVED_S
+            while (holder := await self._holder(seat.name)) != seat.holder:
+                try:
+                    await self.hand_over(seat.holder or "", seat.name)
+                except WardenError as error:
+                    # It may be on its way by itself.
+                    if time.monotonic() > until:
+                        raise WardenError(f"drill: seat {seat.name} is still at {holder}: {error}") from error
+                    await asyncio.sleep(POLL_S)
+
+    async def _holder(self, name: str) -> str | None:
+        seats = await asyncio.to_thread(self._door.get, "seats", Seats)
+        return next((seat.holder for seat in seats.items if seat.name == name), None)
+
     async def leave(self) -> None:
         """Have the seat where it was and no extension left, however the drill ended. Raises `WardenError`."""
-        for number in self._numbers:
-            await self._durable.remove_extension(number)
-        (seat,) = self.seats
-        if self.holders[seat] != self._home:
-            await self.hand_over(self._home)
+        try:
+            # What was struck may have been the database's host.
+            await when_there(self._remove_extensions)
+        finally:
+            (seat,) = self.seats
+            if self._moving is not None:
+                # Interrupted: what was asked for is done nevertheless, if it was asked for.
+                with suppress(WardenError):
+                    await self._arrived(*self._moving)
+            if self.holders[seat] != self._home:
+                await self.hand_over(self._home)
+
+    async def _remove_extensions(self) -> None:
+        while self._numbers:
+            await self._durable.remove_extension(self._numbers[-1])
+            self._numbers.pop()
 
 
 class ThereAndBack:

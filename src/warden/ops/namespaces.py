@@ -292,6 +292,11 @@ high_availability:
                 raise WardenError("\n".join([f"not reached: {what}", *said[-40:]]))
             await asyncio.sleep(POLL_S)
 
+    async def now_held(self) -> dict[str, str]:
+        """Seat to node, as the nodes' logs tell by now."""
+        self.look()
+        return dict(self.holders)
+
     async def held(self, seat: str, by: Callable[[str], bool]) -> str:
         """Wait until the seat is held by a node as wanted; that node. Raises `WardenError`."""
         await self.until(lambda: by(self.holders.get(seat, "")), f"seat {seat} is where it should be")
@@ -453,6 +458,7 @@ global_defs {{
     router_id {name}
     vrrp_version 3
     vrrp_notify_fifo {home / "vrrp.fifo"}
+    vrrp_priority -20
     enable_script_security
     script_user root
 }}

@@ -13,6 +13,10 @@ ETCD_STEP_S: Final = 0.5
 """Etcd looks twice a second which leases are over, so a lease lasts so much longer at worst."""
 VRRP_GAP_MS: Final = 600.0
 """What keepalived may take at an advertisement interval of 0.1 s (promise P1)."""
+ETCD_LED_MS: Final = 1000.0
+"""The same where etcd's leader dies as well: whoever gets the address waits for an election (0.3 to 0.6 s)."""
+FREED_S: Final = 1.0
+"""From when a track script has been waited for in vain until the audio is back: VRRP, and the adoption of all calls."""
 PLANNED_GAP_MS: Final = 60.0
 """Three packets: what planned work may take from the audio (promise P4)."""
 
@@ -40,6 +44,13 @@ class Fault(Protocol):
 
     async def mend(self) -> None:
         """Have everything in its place again. Raises `WardenError`."""
+
+
+def frozen_gap_ms(health_interval_s: float) -> float:
+    """What keepalived may take where a node stands still and its host does not: its track script is run at this
+    interval, and is waited for as long.
+    """
+    return (2 * health_interval_s + FREED_S) * 1000
 
 
 class PowerLoss:

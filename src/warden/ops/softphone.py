@@ -15,7 +15,7 @@ from uuid import uuid4
 from warden.core.address import Address, Flow, Transport
 from warden.core.errors import WardenError
 from warden.ops.sound import Port, Sound
-from warden.ops.wires import SharedSocket, SharedWire, TcpWire, UdpWire
+from warden.ops.wires import SharedSocket, SharedWire, TcpWire, UdpWire, WebSocketWire
 from warden.phone.events import (
     Answered,
     Confirmed,
@@ -264,9 +264,10 @@ class Softphone:
     answered after `answers_after_s` seconds. It speaks a tone of `tone_hz` in every call.
 
     `domain` is the host of its address of record (default: the server's). Without a `sound` it has its own. With a
-    `socket` it shares that with other phones of the same server. It sends one packet of `every` (`sound.Port`). With
-    `tls` its connection is TLS; `srtp` says whether it speaks SRTP. One that is `patient` gives up nothing because its
-    connection is gone: what it waits for may come when it has `reconnect`ed. Made and used within a running event loop.
+    `socket` it shares that with other phones of the same server. It sends one packet of `every` (`sound.Port`). A
+    connection over TLS needs `tls`; `srtp` says whether it speaks SRTP. One that is `patient` gives up nothing because
+    its connection is gone: what it waits for may come when it has `reconnect`ed. Made and used within a running event
+    loop.
     """
 
     def __init__(
@@ -319,6 +320,8 @@ class Softphone:
         self._every = every
         self._on_event = on_event
         self._wire: UdpWire | SharedWire | TcpWire | None = None
+        self._wires: list[UdpWire | SharedWire | TcpWire] = []
+        """All that were opened, or tried to be."""
         self._phone: Phone | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
@@ -400,8 +403,12 @@ class Softphone:
             pass
         finally:
             self.abort()
-            if self._wire is not None:
-                await self._wire.closed()
+            await self.closed()
+
+    async def closed(self) -> None:
+        """Wait until nothing is left of the connections: TLS says goodbye, and waits for the far side's."""
+        for wire in self._wires:
+            await wire.closed()
 
     def abort(self) -> None:
         """Let go of everything at once and say nothing: what the far side sees when a phone loses its power."""
@@ -445,7 +452,14 @@ class Softphone:
         if self._socket is not None:
             wire = SharedWire(self, self._socket, self.number)
         else:
-            wire = UdpWire(self) if self._transport is Transport.UDP else TcpWire(self, self._tls)
+            match self._transport:
+                case Transport.UDP:
+                    wire = UdpWire(self)
+                case Transport.WS | Transport.WSS:
+                    wire = WebSocketWire(self, self._tls)
+                case _:
+                    wire = TcpWire(self, self._tls)
+        self._wires.append(wire)
         flow = await wire.open(self._local_host, self.server)
         self._wire = wire
         return flow

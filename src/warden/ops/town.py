@@ -1,6 +1,7 @@
 """Test phones at the seats of a cluster, and their calls: the generator. It judges nothing."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final, Self, TypeVar
@@ -10,6 +11,7 @@ from warden.ops.softphone import Line, Refused, Softphone
 from warden.ops.sound import Sound
 from warden.ops.wires import SharedSocket
 from warden.phone.events import Event, Outcome, Ringing
+from warden.sip.transaction import Timers
 
 AT_ONCE: Final = 12
 """Things that phones do side by side: a busy morning, not an attack."""
@@ -83,8 +85,10 @@ class Town:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for phone in (*self.phones, *self.probers):
+        everybody = (*self.phones, *self.probers)
+        for phone in everybody:
             phone.abort()
+        await asyncio.gather(*(phone.closed() for phone in everybody))
         await self._stack.aclose()
 
     def phone(
@@ -96,6 +100,9 @@ class Town:
         answers_after_s: float | None = None,
         socket: SharedSocket | None = None,
         transport: Transport = Transport.UDP,
+        domain: str = "",
+        timers: Timers | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> Softphone:
         """A further phone, which `join` takes to its seat."""
         made = Softphone(
@@ -108,6 +115,9 @@ class Town:
             answers_after_s=answers_after_s,
             socket=socket,
             transport=transport,
+            domain=domain,
+            timers=timers,
+            tls=tls,
             on_event=self._heard,
         )
         self.phones.append(made)
@@ -117,6 +127,12 @@ class Town:
         """The seat's phone that tries whether others can be reached."""
         self.probers.append(self.phone(number, seat))
         self.phones.pop()
+
+    def visitor(self, number: str, domain: str, timers: Timers) -> Softphone:
+        """A further phone of that domain, which is at no seat yet: it comes to one by itself."""
+        made = self.phone(number, 0, domain=domain, timers=timers)
+        self.probers.append(self.phones.pop())
+        return made
 
     def shared_socket(self) -> SharedSocket:
         """A SIP socket for many phones, open as long as the town is."""

@@ -1,4 +1,4 @@
-"""The SIP sockets of test phones: a UDP socket, a part of one, or a TCP connection. They decide nothing.
+"""The SIP sockets of test phones: a UDP socket, a part of one, a TCP connection or a WebSocket. They decide nothing.
 
 These are not the server's sockets (`warden.net`) on purpose: a fault in those should not hide behind itself.
 """
@@ -8,6 +8,12 @@ import socket
 import ssl
 from itertools import count
 from typing import Final, Protocol, cast
+
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri as parse_websocket_uri
 
 from warden.core.address import Address, Flow, Transport
 from warden.core.errors import MalformedMessage, Unavailable
@@ -195,9 +201,13 @@ class TcpWire(asyncio.Protocol):
             raise Unavailable(f"softphone: no connection to {server}: {error or 'no answer'}") from error
         assert self._transport is not None, "connection_made came first"
         local = Address(*self._transport.get_extra_info("sockname")[:2])
-        transport = Transport.TCP if self._tls is None else Transport.TLS
-        self.flow = Flow(transport, local, server, next(self._numbers))
+        self.flow = Flow(self.kind, local, server, next(self._numbers))
         return self.flow
+
+    @property
+    def kind(self) -> Transport:
+        """What it speaks."""
+        return Transport.TCP if self._tls is None else Transport.TLS
 
     def send(self, flow: Flow, data: bytes) -> None:
         """Send a message; what goes to another connection than this one cannot be sent any more."""
@@ -253,3 +263,74 @@ class TcpWire(asyncio.Protocol):
         flow, self.flow = self.flow, None
         if flow is not None:
             self._hearer.lost(flow, str(error) if error else "closed by the far side")
+
+
+class WebSocketWire(TcpWire):
+    """One SIP connection over WebSocket (RFC 7118), or with `tls` over WebSocket and TLS, as a browser has it."""
+
+    def __init__(self, hearer: Hearer, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(hearer, tls)
+        self._frames: ClientProtocol | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def kind(self) -> Transport:
+        """What it speaks."""
+        return Transport.WS if self._tls is None else Transport.WSS
+
+    async def open(self, host: str, server: Address) -> Flow:
+        """The flow to the server. Raises `Unavailable`."""
+        scheme = "ws" if self._tls is None else "wss"
+        frames = self._frames = ClientProtocol(
+            parse_websocket_uri(f"{scheme}://{server}/"), subprotocols=[Subprotocol("sip")]
+        )
+        flow = await super().open(host, server)
+        frames.send_request(frames.connect())
+        self._flush()
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                while frames.state is State.CONNECTING and not self._lost.is_set():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        if not self._is_open or frames.subprotocol != "sip":
+            self.close()
+            raise Unavailable(f"softphone: no websocket at {server}: {frames.handshake_exc or 'no answer'}")
+        return flow
+
+    @property
+    def _is_open(self) -> bool:
+        return self._frames is not None and self._frames.state is State.OPEN
+
+    def send(self, flow: Flow, data: bytes) -> None:
+        """Send a message; what goes to another connection than this one cannot be sent any more."""
+        if self._frames is not None and self._is_open and flow == self.flow:
+            self._frames.send_text(data)
+            self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        """For asyncio."""
+        assert self._frames is not None, "open comes first"
+        self._frames.receive_data(data)
+        for event in self._frames.events_received():
+            if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY) and self.flow is not None:
+                try:
+                    message = parse_message(bytes(event.data))
+                except MalformedMessage as error:
+                    self._hearer.malformed(str(error))
+                else:
+                    self._hearer.heard(message, self.flow)
+        self._flush()
+        self._changed.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """For asyncio."""
+        super().connection_lost(error)
+        self._changed.set()
+
+    def _flush(self) -> None:
+        assert self._frames is not None, "open comes first"
+        for data in self._frames.data_to_send():
+            if self._transport is not None and data:
+                self._transport.write(data)

@@ -109,7 +109,7 @@ class Line:
     @property
     def contact(self) -> str:
         """Our Contact where a dialog needs it."""
-        transport = "" if self.flow.transport is Transport.UDP else f";transport={self.flow.transport}"
+        transport = "" if self.flow.transport is Transport.UDP else f";transport={self.flow.transport.param}"
         return f"<sip:{self.account.number}@{self.flow.local}{transport}>"
 
     def ask(self, now: float, make: Callable[[], Request], flow: Flow, reply: Reply) -> tuple[Asked, list[Output]]:

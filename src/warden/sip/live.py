@@ -117,6 +117,9 @@ def listening(live: Live) -> list[Flow]:
     came from, if that is not where it came from.
     """
     flow = live.flow
+    if flow.transport in (Transport.WS, Transport.WSS):
+        # A page listens nowhere.
+        return []
     try:
         via = parse_message(live.data).via if live.data else None
     except MalformedMessage:

@@ -21,6 +21,8 @@ class KeepAlive(Enum):
 
     PING = auto()
     """A double CRLF: answer it with one CRLF (RFC 5626 section 3.5.1)."""
+    PIECE = auto()
+    """A WebSocket's frame with more of its message to come: no message yet, but it counts against the rate."""
 
 
 class Broken(NamedTuple):

@@ -21,6 +21,11 @@ from warden.store.redis_settings import client_tls
 _PAUSE_S = 0.05
 """Between two rounds of the members: an election takes about a second."""
 
+_SLOW_SHARE = 0.3
+"""Share of the time for an answer after which the next member is asked as well. A follower whose leader has died keeps
+a request until that is noticed, and the next one may be dead with it.
+"""
+
 _LOGIN_S = 1.0
 """etcd takes 0.1 s of its processor to check a password, and several nodes may come at once."""
 
@@ -101,39 +106,64 @@ class EtcdClient:
             raise Unavailable("etcd: closed")
         return asyncio.get_running_loop().time() + self.settings.call_timeout_s
 
-    async def call(self, path: str, body: Mapping[str, Any], until: float) -> Any:
-        """The answer of whichever member gives one by then, asking them in turn: what is asked may be carried out more
-        than once. Raises `LeaseGone` for a lease that has ended.
+    async def call(self, path: str, body: Mapping[str, Any], until: float, *, in_turn: bool = False) -> Any:
+        """The answer of whichever member gives one first. They are asked in turn, the next one beside one that is slow,
+        so that what is asked may be carried out more than once; with `in_turn` only when the one before has had its
+        time: for what compares nothing, and must not arrive behind what is written after it. Raises `LeaseGone` for a
+        lease that has ended.
         """
-        [answer] = await self.stream(path, [body], until)
+        [answer] = await self.stream(path, [body], until, in_turn=in_turn)
         return answer
 
-    async def stream(self, path: str, bodies: Sequence[Mapping[str, Any]], until: float) -> list[Any]:
+    async def stream(
+        self, path: str, bodies: Sequence[Mapping[str, Any]], until: float, *, in_turn: bool = False
+    ) -> list[Any]:
         """The same for several requests that travel as one: their answers, in order. Where `path` takes a stream."""
         loop = asyncio.get_running_loop()
+        whole_s = self.settings.answer_timeout_s
         reasons: dict[str, str] = {}
-        tries = 0
-        while (left_s := until - loop.time()) > _PAUSE_S:
-            url = self._urls[self._first % len(self._urls)]
-            whole_s = self.settings.answer_timeout_s
-            try:
-                await self._log_in(url, left_s)
-                return await self._ask(url, path, bodies, min(left_s, whole_s))
-            except _Elsewhere as error:
-                # A last attempt that has little time tells nothing new of a member that said what is wrong.
-                if left_s >= whole_s or url not in reasons:
-                    reasons[url] = str(error)
-                self._first += 1
-                tries += 1
-                if tries % len(self._urls) == 0:
-                    await asyncio.sleep(_PAUSE_S)
+        asked: dict[asyncio.Task[list[Any]], int] = {}
+        place, failures = self._first, 0
+        try:
+            while True:
+                left_s = until - loop.time()
+                if left_s > _PAUSE_S and place not in asked.values():
+                    asking = self._ask_as_user(self._urls[place], path, bodies, left_s)
+                    asked[asyncio.create_task(asking)] = place
+                    place = (place + 1) % len(self._urls)
+                if not asked:
+                    break
+                is_next = not in_turn and left_s > _PAUSE_S and place not in asked.values()
+                done, _ = await asyncio.wait(
+                    asked, timeout=whole_s * _SLOW_SHARE if is_next else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    at = asked.pop(task)
+                    try:
+                        answers = task.result()
+                    except _Elsewhere as error:
+                        url = self._urls[at]
+                        # A last attempt that has little time tells nothing new of a member that said what is wrong.
+                        if left_s >= whole_s or url not in reasons:
+                            reasons[url] = str(error)
+                        self._leave(url)
+                        failures += 1
+                        if failures % len(self._urls) == 0:
+                            await asyncio.sleep(_PAUSE_S)
+                    else:
+                        self._first = at
+                        return answers
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         raise Unavailable("; ".join(sorted(reasons.values())) or f"etcd {self._urls[0]}: no time left to ask")
 
     async def watch(self, revision: int) -> AsyncIterator[int]:
         """Revisions at which something under the prefix changed, from `revision` on (0: from now on; the first that
         comes is then the present one). Ends when the member closes it or is quiet; raises `Unavailable`.
         """
-        url = self._urls[self._first % len(self._urls)]
+        url = self._urls[self._first]
         request: dict[str, Any] = {"key": text(self.prefix), "range_end": prefix_end(self.prefix)}
         if revision:
             request["start_revision"] = str(revision)
@@ -154,10 +184,10 @@ class EtcdClient:
         except httpx.ReadTimeout:
             return
         except httpx.HTTPError as error:
-            self._first += 1
+            self._leave(url)
             raise Unavailable(f"etcd {url}: {_reason(error)}") from None
         except _Elsewhere as error:
-            self._first += 1
+            self._leave(url)
             raise Unavailable(*error.args) from None
 
     async def close(self) -> None:
@@ -167,6 +197,15 @@ class EtcdClient:
             await asyncio.wait(self._under_way)
         if self._http is not None:
             await self._http.aclose()
+
+    def _leave(self, url: str) -> None:
+        """Begin with the next member from now on, unless that is so already."""
+        if self._urls[self._first] == url:
+            self._first = (self._first + 1) % len(self._urls)
+
+    async def _ask_as_user(self, url: str, path: str, bodies: Sequence[Mapping[str, Any]], left_s: float) -> list[Any]:
+        await self._log_in(url, left_s)
+        return await self._ask(url, path, bodies, min(left_s, self.settings.answer_timeout_s))
 
     async def _log_in(self, url: str, limit_s: float) -> None:
         """Get a token if one is needed and there is none; calls that come together share it."""

@@ -62,10 +62,14 @@ class EtcdCoordinator:
     """A `Coordinator` on the etcd of `settings`. Nothing connects before the first call; a cancelled one may still be
     carried out. Every call ends within `call_timeout_s`. `Holding.expires_in_s` is the most that may be left.
 
+    With `is_shared` several processes hold seats under one name, as a region's nodes do at the arbiter: each renewal
+    writes, so that what one of them had under way when it was cut off no longer fits when it arrives.
+
     Raises `WardenError` where the settings cannot be used.
     """
 
-    def __init__(self, settings: EtcdSettings) -> None:
+    def __init__(self, settings: EtcdSettings, *, is_shared: bool = False) -> None:
+        self._is_shared = is_shared
         leases.check_name("etcd: cluster", settings.cluster_name)
         self._prefix = f"/warden/{settings.cluster_name}/"
         self._client = EtcdClient(settings, self._prefix)
@@ -102,7 +106,8 @@ class EtcdCoordinator:
             if leases.renewed(0.0, kept.lease, node, epoch, ttl_s) is None:
                 continue
             grant = alive.get(_holder_key(seat))
-            if grant is None or grant.lease_id != kept.lease_id or kept.lease.epoch < epoch:
+            is_plain = grant is not None and grant.lease_id == kept.lease_id and kept.lease.epoch >= epoch
+            if self._is_shared or not is_plain:
                 # The lease is another process's of this node, or too short, or etcd has forgotten the epoch.
                 change = await self._change(
                     seat,
@@ -138,7 +143,7 @@ class EtcdCoordinator:
             grant = grant or await self._grant(key, ttl_s, until)
             put = {"key": text(self._prefix + key), "value": text(member.data), "lease": grant.lease_id}
             with suppress(LeaseGone):
-                await self._client.call("kv/put", put, until)
+                await self._client.call("kv/put", put, until, in_turn=True)
                 self._announced[key] = member.data
                 return
             self._grants.pop(key, None)
@@ -186,11 +191,17 @@ class EtcdCoordinator:
             self._news.set()
 
     async def _change(self, seat: str, ttl_s: float, decide: Callable[[Lease], Lease | None]) -> int | None:
-        """Read, decide, and write if nothing has changed since; again if something has. The epoch, or None."""
+        """Read, decide, and write if nothing has changed since; again if something has. The epoch, or None.
+
+        What was to be written may have been, though another answer has come: two members may have been asked.
+        """
         until = self._client.until()
         key = _holder_key(seat)
+        tried: tuple[str, int, str] | None = None
         for _ in range(_TRIES_MAX):
             kept = (await self._seats(until, seat)).get(seat, _NOT_THERE)
+            if (kept.lease.holder, kept.lease.epoch, kept.lease_id) == tried:
+                return kept.lease.epoch
             lease = decide(kept.lease)
             if lease is None:
                 return None
@@ -202,6 +213,8 @@ class EtcdCoordinator:
                 value = f"{lease.epoch} {grant.ttl_s} {lease.holder}"
                 # Always, even where nothing differs: what an earlier call left under way no longer fits then.
                 writes.append(_put(self._prefix + key, value, grant.lease_id))
+                # Nobody else has this lease's number.
+                tried = lease.holder, lease.epoch, grant.lease_id
             else:
                 writes.append({"request_delete_range": {"key": text(self._prefix + key)}})
             unchanged = [

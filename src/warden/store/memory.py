@@ -70,7 +70,7 @@ class MemoryStore:
         check_writes(writes)
         stored = self._open(seat)
         if epoch < stored.epoch:
-            raise Fenced(f"seat {seat}: epoch {epoch} is over, it is {stored.epoch} now")
+            raise Fenced(f"seat {seat}: epoch {epoch} is over, it is {stored.epoch} now", stored.epoch)
         stored.epoch = epoch
         of_epoch, acknowledged = self._acknowledged.get(seat, (epoch, 0))
         is_other = stored.writer != self._handle

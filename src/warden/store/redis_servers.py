@@ -70,6 +70,7 @@ class RedisServers:
         self._tls = tls_context(settings)
         self._connections: dict[Address, RedisConnection] = {}
         self._only: Address | None = settings.nodes[0] if settings.mode is RedisMode.SINGLE else None
+        self._view = 0
         self._owners: list[Address | None] = [None] * SLOTS if settings.mode is RedisMode.CLUSTER else []
         self._known: tuple[Address, ...] = settings.nodes
         self._under_way: dict[Hashable, asyncio.Task[Any]] = {}
@@ -155,6 +156,18 @@ class RedisServers:
         owners = sorted({owner for owner in self._owners if owner is not None})
         return [await self.connection(owner) for owner in owners]
 
+    async def leave_old_master(self) -> None:
+        """Drop the connection to a master that has been replaced since, by what the Sentinels say. Raises `Unavailable`
+        where none of them answers.
+        """
+        used = self._connections.get(self._only) if self._only is not None else None
+        if self.settings.mode is not RedisMode.SENTINEL or used is None or used.lost is not None:
+            return
+        # An older view than the one by which it was found is that of a Sentinel which was cut off.
+        view, master = await self._once("master", self._find_master)
+        if view > self._view and master != used.address:
+            used.drop(f"redis {used.address}: is not the master any more, that is {master}")
+
     async def close(self) -> None:
         """Close every connection. Safe to call twice."""
         self._closed = True
@@ -168,7 +181,8 @@ class RedisServers:
             case RedisMode.SINGLE:
                 address = self.settings.nodes[0]
             case RedisMode.SENTINEL:
-                address = self._only = await self._once("master", self._find_master)
+                self._view, address = await self._once("master", self._find_master)
+                self._only = address
             case RedisMode.CLUSTER:
                 await self._once("owners", self._find_owners)
                 owner = self._owners[slot]
@@ -208,18 +222,19 @@ class RedisServers:
             raise
         return connection
 
-    async def _find_master(self) -> Address:
-        """What the Sentinels say, the newest view of them."""
+    async def _find_master(self) -> tuple[int, Address]:
+        """What the Sentinels say, the newest view of them, and how new that is."""
         settings = self.settings
 
-        async def ask(sentinel: Address) -> tuple[int, Address]:
+        async def ask(sentinel: Address) -> tuple[int, tuple[int, Address]]:
             connection = await self.log_in(sentinel, settings.sentinel_username, settings.sentinel_password)
             try:
                 [fields] = await connection.call(("SENTINEL", "MASTER", settings.master_name))
             finally:
                 connection.drop("redis: answered")
             told = dict(zip(fields[::2], fields[1::2], strict=True))
-            return int(told[b"config-epoch"]), Address(told[b"ip"].decode(), int(told[b"port"]))
+            view = int(told[b"config-epoch"])
+            return view, (view, Address(told[b"ip"].decode(), int(told[b"port"])))
 
         return await _newest([ask(sentinel) for sentinel in settings.nodes[:_ASKED_MAX]])
 

@@ -244,6 +244,13 @@ class RedisSeatStore:
         """A sentence for each setting of the servers that puts data at risk. Raises `Unavailable`."""
         return await examine(self._servers)
 
+    async def leave_old_master(self) -> None:
+        """Go where Sentinel says that the master is by now, though the old one still answers: it may be cut off from
+        the others. What was written there since is lost: the first writes at the new one tell it. Raises `Unavailable`
+        where no Sentinel answers.
+        """
+        await self._servers.leave_old_master()
+
     async def close(self) -> None:
         """Carry out what was asked for, then close the connections. Safe to call twice."""
         if self._drained is None:
@@ -441,7 +448,7 @@ def _settle(lane: _Lane, order: _Order, reply: Any, connection: RedisConnection,
     elif reply == _STALE:
         answer.set_exception(Unavailable(f"redis {connection.address}: seat {lane.seat}: overtaken by newer writes"))
     elif order.holder is None and reply > 0:
-        answer.set_exception(Fenced(f"seat {lane.seat}: epoch {order.epoch} is over, it is {reply} now"))
+        answer.set_exception(Fenced(f"seat {lane.seat}: epoch {order.epoch} is over, it is {reply} now", reply))
     elif short:
         answer.set_exception(Unavailable(short))
     else:

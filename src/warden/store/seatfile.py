@@ -235,7 +235,7 @@ def _transact(connection: sqlite3.Connection, batches: Sequence[Batch]) -> list[
             row = execute(_EPOCH, (seat,)).fetchone()
             newest = epochs[seat] = 0 if row is None else row[0]
         if epoch < newest:
-            outcomes.append(Fenced(f"seat {seat}: epoch {epoch} is over, it is {newest} now"))
+            outcomes.append(Fenced(f"seat {seat}: epoch {epoch} is over, it is {newest} now", newest))
             continue
         if epoch > newest:
             # A file that lost its memory learns how far the seat had come, so that it fences rightly again.

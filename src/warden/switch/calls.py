@@ -41,6 +41,7 @@ class Calls:
         ports: PortPool,
         counters: Counter[str],
         hunt: Callable[[float, LiveCall, Hunt], tuple[Call, list[Effect]]],
+        refreshes: Refreshes,
     ) -> None:
         """`hunt` says what becomes of a call whose next step is asked for. Whoever wants to know of every change of a
         call is `on_change`.
@@ -58,7 +59,7 @@ class Calls:
         self._ports = ports
         self._counters = counters
         self._hunt = hunt
-        self._refreshes = Refreshes(legs)
+        self._refreshes = refreshes
         self._deadlines: Deadlines[str] = Deadlines()
         self._touched: dict[str, LiveCall] = {}
 

@@ -299,5 +299,5 @@ def _as_heard(request: Request, flow: Flow) -> Request:
 def _route(address: Address, token: str, transport: Transport = Transport.UDP) -> str:
     params: tuple[tuple[str, str | None], ...] = (("lr", None),)
     if transport is not Transport.UDP:
-        params = (("transport", transport.value), *params)
+        params = (("transport", transport.param), *params)
     return f"<{Uri('sip', address.host, user=token, port=address.port, params=params)}>"

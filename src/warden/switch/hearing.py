@@ -12,7 +12,6 @@ from warden.call.events import (
     Confirmed,
     Event,
     Failed,
-    Gone,
     HungUp,
     Lost,
     Ringing,
@@ -37,6 +36,7 @@ from warden.switch.edge import behind_edge
 from warden.switch.index import Role
 from warden.switch.legs import ALLOW, PENDING_RETRY, Legs
 from warden.switch.live import LiveCall, SipLeg
+from warden.switch.replacing import Replacing
 from warden.switch.secrecy import why
 from warden.switch.session_timers import DEAD, after_refusal, why_lost
 from warden.switch.targets import is_direct, next_hop
@@ -50,8 +50,9 @@ FORKS_MAX: Final = 15
 class Hearing:
     """Hears for all calls of a seat, on its `legs`."""
 
-    def __init__(self, legs: Legs) -> None:
+    def __init__(self, legs: Legs, replacing: Replacing) -> None:
         self._legs = legs
+        self._replacing = replacing
         self._endpoint = legs.endpoint
         self._outputs = legs.outputs
         self._index = legs.index
@@ -66,6 +67,10 @@ class Hearing:
         """
         leg = live.legs[leg_id]
         dialog = leg.dialog
+        if request.call_id != leg.call_id:
+            # The peer ends the dialog that it has replaced (RFC 3891 section 3).
+            self._legs.respond(now, key, request, 200 if request.method == "BYE" else 481, "", leg.local_tag)
+            return []
         if dialog is None:
             if leg.early_tag == request.from_.tag:
                 self._legs.reached(live, leg, flow)
@@ -96,7 +101,7 @@ class Hearing:
                 # Who hangs up has heard our answer, or wants none any more.
                 self._outputs += self._endpoint.acked(now, leg.invite)
                 self._legs.respond(now, key, request, 200, "", leg.local_tag)
-                return [HungUp(leg_id, said_cause(request))]
+                return self._replacing.left(live, leg, said_cause(request))
             case "INVITE" | "UPDATE":
                 return self._changed(now, live, leg, key, request)
             case "INFO" if len(request.body) > BODY_BYTES_MAX:
@@ -176,6 +181,8 @@ class Hearing:
 
     def acknowledged(self, now: float, live: LiveCall, leg_id: str, request: Request, flow: Flow) -> list[Event]:
         """An ACK for a 2xx of ours."""
+        if request.call_id != live.legs[leg_id].call_id:
+            return []
         leg = self._legs.reached(live, live.legs[leg_id], flow)
         cseq = request.cseq.number
         try:
@@ -206,7 +213,7 @@ class Hearing:
         self._index.disown(live, key)
         if role == "notify" and response.status in DEAD:
             live.legs[leg_id] = replace(live.legs[leg_id], refer=0)
-        return [Gone(leg_id)] if role == "bye" else []
+        return self._replacing.gone(live, leg_id) if role == "bye" else []
 
     def _over_trunk(self, now: float, live: LiveCall, leg: SipLeg, role: Role, key: str, response: Response) -> bool:
         """A carrier has answered. True where it wants a proof, and the request is on its way again with one."""
@@ -319,8 +326,11 @@ class Hearing:
 
     def _update_replied(self, now: float, live: LiveCall, leg: SipLeg, key: str, response: Response) -> list[Event]:
         self._index.disown(live, key)
+        if leg.asks_instead:
+            return self._replacing.replied(now, live, leg, key, response)
         if response.status >= 300:
-            live.legs[leg.id] = replace(after_refusal(now, leg, response), update_out="")
+            after = self._replacing.refused(now, live, leg, response) or after_refusal(now, leg, response)
+            live.legs[leg.id] = replace(after, update_out="")
             return [UpdateFailed(leg.id, why_lost(live, leg.id, update_cause_of(response)))]
         assert leg.dialog is not None, "it was asked in it"
         dialog = leg.dialog
@@ -342,11 +352,13 @@ class Hearing:
         match role:
             case "invite":
                 return [Failed(leg_id, cause)]
+            case "update" if leg.asks_instead:
+                return self._replacing.failed(live, leg, cause)
             case "update":
                 live.legs[leg_id] = replace(leg, update_out="")
                 return [UpdateFailed(leg_id, why_lost(live, leg_id, cause))]
             case "bye":
-                return [Gone(leg_id)]
+                return self._replacing.gone(live, leg_id)
             case _:
                 return []
 

@@ -48,16 +48,28 @@ class Index:
     def add_leg(self, live: LiveCall, leg: SipLeg) -> None:
         """The leg belongs to the call from now on."""
         self._by_dialog[leg.call_id, leg.local_tag] = (live, leg.id)
+        if leg.former is not None:
+            self._by_dialog[leg.former.call_id, leg.former.to_tag] = (live, leg.id)
         call = live.call
         its = call.leg(leg.id)
         self._by_number.setdefault(its.number, {})[call.id] = live
         if not its.is_inbound:
             self._own_call_ids.add(leg.call_id)
 
-    def drop_leg(self, live: LiveCall, leg: SipLeg, number: str) -> None:
-        """The leg is no part of the call any more."""
+    def replace_dialog(self, live: LiveCall, old: SipLeg, new: SipLeg) -> None:
+        """The leg has another dialog, and what was its dialog as its former one."""
+        self._forget_dialogs(old)
+        self.add_leg(live, new)
+
+    def _forget_dialogs(self, leg: SipLeg) -> None:
         self._by_dialog.pop((leg.call_id, leg.local_tag), None)
         self._own_call_ids.discard(leg.call_id)
+        if leg.former is not None:
+            self._by_dialog.pop((leg.former.call_id, leg.former.to_tag), None)
+
+    def drop_leg(self, live: LiveCall, leg: SipLeg, number: str) -> None:
+        """The leg is no part of the call any more."""
+        self._forget_dialogs(leg)
         for key in (leg.invite, leg.update_in, leg.update_out, leg.bye, leg.notify):
             if key:
                 self.disown(live, key)
@@ -100,8 +112,7 @@ class Index:
     def forget(self, live: LiveCall) -> None:
         """A call is over and all its legs are gone. The endpoint's transactions end by themselves."""
         for leg in live.legs.values():
-            self._by_dialog.pop((leg.call_id, leg.local_tag), None)
-            self._own_call_ids.discard(leg.call_id)
+            self._forget_dialogs(leg)
         for number in {leg.number for leg in live.call.legs}:
             calls = self._by_number.get(number, {})
             calls.pop(live.call.id, None)

@@ -316,6 +316,8 @@ class Legs:
         leg = live.legs[effect.leg]
         self.end_update_in(now, live, leg)
         leg = live.legs[effect.leg]
+        if leg.asks_instead:
+            self.outputs += self.endpoint.cancel(now, leg.update_out)
         key = self._send_in_dialog(now, live, leg, "BYE", "bye", "", b"", reason(effect.cause))
         live.legs[leg.id] = replace(live.legs[leg.id], bye=key)
 
@@ -453,7 +455,7 @@ class Legs:
 
 @lru_cache(maxsize=4096)
 def _contact(host: str, port: int, user: str, transport: Transport) -> str:
-    params = (("transport", transport.value),) if transport.reliable else ()
+    params = (("transport", transport.param),) if transport.reliable else ()
     return f"<{Uri('sip', host, user=user or None, port=port, params=params)}>"
 
 

@@ -24,6 +24,7 @@ from warden.sdp.session import STATIC, Direction
 from warden.sip.dialog import Dialog
 from warden.sip.endpoint import Endpoint, Transaction
 from warden.sip.message import Request
+from warden.sip.refer import Replaces
 from warden.sip.session_timer import SessionTimer
 from warden.switch.settings import Settings
 from warden.switch.trunks.leg import TrunkLeg
@@ -32,6 +33,16 @@ SCHEMA: Final = 1
 _PAUSE_MS: Final = 400
 ROLLED_MAX: Final = 12
 """Counted sources that a side's record has: three directions, for who talks now and the three before."""
+
+
+class Instead(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A peer has refused the re-INVITE that tells where we are, and gets an INVITE with Replaces (`replacing`).
+    `dialog` is the one that this is to make, None before it is sent. `has_left`: the peer has ended the dialog that it
+    has, which is what follows from accepting the other one, and may be a hang-up too.
+    """
+
+    dialog: Dialog | None = None
+    has_left: bool = False
 
 
 class SipLeg(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -46,7 +57,8 @@ class SipLeg(Struct, frozen=True, gc=False, omit_defaults=True):
     that goes on, `notify` tells it so.
     `timer` is there from the answer on, `least_s` is the shortest session interval that the peer takes (0: unknown).
     `trunk` is there for a leg over one. `tell_at` is when the peer is to be told that we have another address; None
-    where it knows.
+    where it knows. `instead` is there once it has refused to be told within its dialog, and then `update_out` the
+    INVITE that asks for another one; `former` is the dialog whose place that has taken.
     """
 
     id: str
@@ -80,6 +92,20 @@ class SipLeg(Struct, frozen=True, gc=False, omit_defaults=True):
     least_s: int = 0
     trunk: TrunkLeg | None = None
     tell_at: float | None = None
+    instead: Instead | None = None
+    former: Replaces | None = None
+
+    @property
+    def asks_instead(self) -> bool:
+        """True while an INVITE with Replaces has no final answer."""
+        return self.instead is not None and self.instead.dialog is not None
+
+    def is_peer(self, request: Request) -> bool:
+        """True where a request with the Call-ID and tag of one of the leg's dialogs has the peer's tag, too."""
+        tag = request.from_.tag or ""
+        if self.former is not None and request.call_id == self.former.call_id:
+            return tag == self.former.from_tag
+        return self.dialog is None or tag == self.dialog.remote_tag
 
 
 class LegSrtp(Struct, frozen=True, gc=False):

@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from warden.call.cdr import Cdr, decode_cdr
+from warden.call.cdr import Cdr, Party, decode_cdr
 from warden.core.errors import Unavailable
 from warden.core.versions import Unreadable
 from warden.store.ports import CdrStore, Kind, SeatStore, Write
@@ -74,9 +74,19 @@ class Outbox:
         """What the store should have."""
         return [Write(Kind.OUTBOX, key, value) for key, value in self._kept.items()]
 
-    async def bring(self, cdrs: Sequence[Cdr]) -> None:
-        """Have the database take these, past the store. Raises `Unavailable`."""
-        await self._durable.add_cdrs(cdrs)
+    async def bring(self, cdrs: Sequence[Cdr]) -> list[Cdr]:
+        """Have the database take these, of which the store may know nothing; those that it was given. What a phone said
+        has happened. What this node gave up by itself while it was cut off may have gone on at the next holder: that
+        counts only where the store has neither the call nor a record of it. Raises `Unavailable`.
+        """
+        known: set[str] = set()
+        if any(cdr.ended_by is Party.SYSTEM for cdr in cdrs):
+            # In this order: a call that ends in between is found as a record then.
+            for kind in (Kind.CALL, Kind.OUTBOX):
+                known.update(await self._store.read(self._seat, kind))
+        ours = [cdr for cdr in cdrs if cdr.ended_by is not Party.SYSTEM or cdr.id not in known]
+        await self._durable.add_cdrs(ours)
+        return ours
 
     async def run(self) -> None:
         """Work until cancelled."""

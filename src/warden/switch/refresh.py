@@ -1,5 +1,5 @@
 """Re-INVITEs that nobody asked for: sessions are refreshed half way (RFC 4028 section 10), and end where nobody does; a
-peer is told where we are when that has changed (`relocation`).
+peer is told where we are when that has changed (`relocation`), in its dialog or by another one (`replacing`).
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from warden.call.model import LegPhase, Phase
 from warden.sip.session_timer import SessionTimer
 from warden.switch.legs import Legs
 from warden.switch.live import LiveCall, SipLeg
+from warden.switch.replacing import Replacing
 from warden.switch.session_timers import not_refreshed
 
 AGAIN_S: Final = 40.0
@@ -22,8 +23,9 @@ interval is so short that there is no time for it."""
 class Refreshes:
     """Refreshes the sessions of a seat's calls through `legs`."""
 
-    def __init__(self, legs: Legs) -> None:
+    def __init__(self, legs: Legs, replacing: Replacing) -> None:
         self._legs = legs
+        self._replacing = replacing
 
     def deadline(self, live: LiveCall) -> float | None:
         """When the call wants `tick`."""
@@ -70,8 +72,13 @@ class Refreshes:
             leg = live.legs[its.id]
             if its.phase is not LegPhase.UP or leg.tell_at is None or leg.tell_at > now or not _can_be_told(leg):
                 continue
+            if leg.asks_instead:
+                self._replacing.give_up(now, live, leg)
+                continue
             leg = live.legs[its.id] = replace(leg, tell_at=now + AGAIN_S)
-            if _is_idle(live, leg):
+            if _is_idle(live, leg) and leg.instead is not None:
+                self._replacing.ask(now, live, leg, its.told)
+            elif _is_idle(live, leg):
                 self._legs.ask_for_change(now, live, leg, "INVITE", its.told)
 
 

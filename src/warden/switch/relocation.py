@@ -1,7 +1,8 @@
 """A seat's calls at another address than before: another region has adopted them, or the operator moved the seat.
 
 The records are read as if they had been written here. What only the phones can still believe, that we are where we
-were, they are told by a re-INVITE each, with our new Contact and our new address for the audio (`Refreshes`).
+were, they are told by a re-INVITE each, with our new Contact and our new address for the audio (`Refreshes`), or where
+they refuse that, by an INVITE for another dialog in place of the one that they have (`Replacing`).
 """
 
 from msgspec.structs import replace
@@ -55,7 +56,11 @@ def _call(call: Call, settings: Settings) -> Call:
 
 def _leg(leg: SipLeg, settings: Settings, tell_at: float | None) -> SipLeg:
     dialog = None if leg.dialog is None else _dialog(leg.dialog, settings)
-    return replace(leg, flow=_here(leg.flow, settings), dialog=dialog, tell_at=tell_at)
+    leg = replace(leg, flow=_here(leg.flow, settings), dialog=dialog)
+    if leg.asks_instead:
+        # It has been told of yet another address: first its answer, then this one.
+        return leg
+    return replace(leg, tell_at=tell_at, instead=None)
 
 
 def _dialog(dialog: Dialog, settings: Settings) -> Dialog:

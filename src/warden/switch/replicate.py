@@ -7,9 +7,9 @@ they go on unprotected, counted, and what it missed is written when it answers a
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -86,6 +86,8 @@ class Replicator:
         self._late: asyncio.Task[None] | None = None
         self._retry_at = 0.0
         self._fenced: Fenced | None = None
+        self._bug: BaseException | None = None
+        self._ended = False
         self._beat: asyncio.TimerHandle | None = None
         self._is_due = False
         self._asked = asyncio.Event()
@@ -131,16 +133,22 @@ class Replicator:
         self._spared = spared
 
     async def drained(self) -> None:
-        """Return when everything added so far has been carried out."""
-        await self._idle.wait()
+        """Return when everything added so far has been carried out. Raises `Fenced` where it never will be."""
+        if not self._ended:
+            await self._idle.wait()
+        if self._fenced is not None:
+            raise self._fenced
 
     async def proven(self) -> None:
         """The same, and the store was asked how it is: what it lacks is `unprotected`, or `store_error` says why."""
-        await self._idle.wait()
+        await self.drained()
+        if self._ended:
+            return
         self._asked.clear()
         self._is_due = True
         self._wake.set()
         await self._asked.wait()
+        await self.drained()
 
     async def run(self) -> None:
         """Work until cancelled. Raises `Fenced` when another node holds the seat: nothing may be sent any more."""
@@ -150,13 +158,32 @@ class Replicator:
                 await self._work()
                 if self._fenced is not None:
                     raise self._fenced
+                if self._bug is not None:
+                    raise self._bug
+        except Fenced as fenced:
+            self._fenced = fenced
+            raise
         finally:
+            # Whoever waits for what is not done any more is not to wait for ever.
+            self._ended = True
+            self._idle.set()
             self._asked.set()
             if self._beat is not None:
                 self._beat.cancel()
             for task in (self._late, self._sweeping):
                 if task is not None:
                     task.cancel()
+
+    def _started(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task beside `run`, which ends as this does where it fails in a way that nobody foresaw."""
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._look_at)
+        return task
+
+    def _look_at(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            self._bug = bug
+            self._wake.set()
 
     def _arm(self) -> None:
         self._beat = asyncio.get_running_loop().call_later(BEAT_S, self._look)
@@ -246,7 +273,7 @@ class Replicator:
             if are_new:
                 self._remember(writes)
             self._say_unprotected("did not answer in time")
-            self._late = loop.create_task(self._finish_late(task, list(writes)))
+            self._late = self._started(self._finish_late(task, list(writes)))
             return
         try:
             losses = task.result()
@@ -316,7 +343,7 @@ class Replicator:
         """An older copy of the store still has what has been deleted since: calls that are over must not come back."""
         if self._must_sweep and self._sweeping is None:
             self._must_sweep = False
-            self._sweeping = asyncio.get_running_loop().create_task(self._delete_unknown())
+            self._sweeping = self._started(self._delete_unknown())
 
     async def _delete_unknown(self) -> None:
         try:

@@ -11,6 +11,7 @@ from warden.call.engine import step
 from warden.call.events import Stopped
 from warden.call.model import CALLER, LEGS_MAX, Cause, LegPhase
 from warden.core.versions import Unreadable
+from warden.sip.dialog import Dialog
 from warden.sip.endpoint import Send, Transaction
 from warden.sip.message import Response
 from warden.sip.parser import parse_message
@@ -76,6 +77,9 @@ def check(call_id: str, snapshot: Snapshot) -> None:
         if leg.dialog is not None:
             parse_uri(leg.dialog.remote_target)
             leg.dialog.request("BYE")
+        if leg.instead is not None and leg.instead.dialog is not None:
+            parse_uri(leg.instead.dialog.remote_target)
+            leg.instead.dialog.request("BYE")
 
 
 def _is_timed(transaction: Transaction) -> bool:
@@ -116,11 +120,17 @@ def said_again(transaction: Transaction) -> list[Send]:
 
 def reconnecting(leg: SipLeg) -> SipLeg:
     """The leg with any connection to the same peer in place of the one it had, and with CSeqs that nobody has used."""
-    dialog = leg.dialog
+    dialog, instead = leg.dialog, leg.instead
     if dialog is not None:
-        flow = dialog.flow._replace(connection=0)
-        dialog = replace(dialog, flow=flow, local_seq=dialog.local_seq + CSEQ_STEP)
-    return replace(leg, flow=leg.flow._replace(connection=0), dialog=dialog)
+        dialog = _reconnecting(dialog)
+    if instead is not None and instead.dialog is not None:
+        instead = replace(instead, dialog=_reconnecting(instead.dialog))
+    return replace(leg, flow=leg.flow._replace(connection=0), dialog=dialog, instead=instead)
+
+
+def _reconnecting(dialog: Dialog) -> Dialog:
+    flow = dialog.flow._replace(connection=0)
+    return replace(dialog, flow=flow, local_seq=dialog.local_seq + CSEQ_STEP)
 
 
 def reconnected(bindings: tuple[Binding, ...]) -> tuple[Binding, ...]:

@@ -149,6 +149,10 @@ class Runner:
         for sentence in self.switch.trunks.take_news():
             say = self._log.warning if sentence in self.switch.trunks.errors else self._log.info
             say("trunk", what=sentence)
+        for phone in self.switch.unmoved:
+            what = "phone accepts no other address of ours, its call goes on as far as it still sends to us"
+            self._log.warning(what, call=phone.call, number=phone.number, why=phone.why)
+        self.switch.unmoved.clear()
         if not self.switch.calls:
             self._emptied.set()
         self._arm()

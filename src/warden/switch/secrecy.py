@@ -69,6 +69,18 @@ class Secrecy:
             live.srtp[leg_id], sdp = say_offer(sdes, sdp, self._new_key)
         return sdp
 
+    def asks_anew(self, live: LiveCall, leg_id: str, sdp: str) -> str:
+        """The offer of an INVITE for another dialog with the same peer: with keys of its own where there are any, since
+        its packets are counted from nothing. Those of the dialog in place stay until it is answered.
+        """
+        sdes = live.srtp.get(leg_id)
+        if sdes is None or all(line.keys is None for line in sdes.lines):
+            return sdp
+        insists = any("SAVP" in line.protocol for line in sdes.lines)
+        said, sdp = say_offer(Sdes(sdes.policy, offers=True, insists=insists), sdp, self._new_key)
+        live.srtp[leg_id] = replace(sdes, ours=True, offered=said.offered, pending=(), mark=said.mark)
+        return sdp
+
     def insists(self, live: LiveCall, leg_id: str) -> bool:
         """A callee did not accept our offer: True where one in a secure transport is worth a try. There are phones that
         take no keys in another.

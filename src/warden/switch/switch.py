@@ -65,8 +65,10 @@ from warden.switch.outcome import Change, Lookup, Outcome, TrunkLookup
 from warden.switch.overload import Overload
 from warden.switch.ports import PortPool, PortsExhausted
 from warden.switch.records import Records
+from warden.switch.refresh import Refreshes
 from warden.switch.registrar import Binding, contact_fields
 from warden.switch.registrations import Registrations
+from warden.switch.replacing import Replacing
 from warden.switch.restore import Restore
 from warden.switch.roster import Roster
 from warden.switch.routing import Way, is_emergency
@@ -116,7 +118,9 @@ class Switch:
         self._roster = Roster() if roster is None else roster
         self.trunks = Trunks(settings, endpoint, secret, self._roster)
         self._legs = Legs(endpoint, settings, new_token, self.trunks)
-        self._hearing = Hearing(self._legs)
+        replacing = Replacing(self._legs, new_token)
+        self.unmoved = replacing.unmoved
+        self._hearing = Hearing(self._legs, replacing)
         self._index = self._legs.index
         self._admission = Admission(settings, secret, new_token().encode())
         self._registrations = Registrations(settings)
@@ -130,7 +134,15 @@ class Switch:
             self._roster,
             self._registrations.find_flows,
         )
-        self._calls = Calls(settings, self._legs, self._records, self.ports, self.counters, self._hunting.hunt)
+        self._calls = Calls(
+            settings,
+            self._legs,
+            self._records,
+            self.ports,
+            self.counters,
+            self._hunting.hunt,
+            Refreshes(self._legs, replacing),
+        )
         self._transfers = Transfers(
             self._legs,
             self._calls,
@@ -492,9 +504,7 @@ class Switch:
         found = self._index.find_dialog(request.call_id, to_tag)
         if found is None:
             return None
-        live_call, leg_id = found
-        dialog = live_call.legs[leg_id].dialog
-        return found if dialog is None or dialog.remote_tag == (request.from_.tag or "") else None
+        return found if found[0].legs[found[1]].is_peer(request) else None
 
     def _respond(self, now: float, arrived: Arrived, status: int, *fields: tuple[str, str], reason: str = "") -> None:
         response = arrived.request.respond(

@@ -17,6 +17,7 @@ from warden.web.events import EVENTS_URL, Follow, Listeners, respond
 from warden.web.metrics import make_registry
 from warden.web.problems import SCHEMA, tell_problems
 from warden.web.regions import add_between_regions
+from warden.web.relay import add_relay
 from warden.web.state import NodeState
 
 CONSENT_URL: Final = "/cluster/consent"
@@ -34,6 +35,7 @@ def make_app(state: NodeState, listeners: Listeners | None = None, follow: Follo
     app.include_router(router)
     _add_events(app, state, Listeners(state) if listeners is None else listeners, follow)
     add_between_regions(app, state)
+    add_relay(app, state)
     tell_problems(app, router.routes)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]
     return app

@@ -15,6 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from warden.cluster.relay import ORDER_BYTES_MAX
 from warden.core.errors import Unavailable
 from warden.store.ports import ApiToken, Durable
 from warden.web.problems import RETRY_AFTER_S, problem
@@ -24,6 +25,10 @@ OPENAPI_URL: Final = "/api/v1/openapi.json"
 """The one thing under `/api/` that everybody may read: it is the same for every Warden of a version."""
 BODY_BYTES_MAX: Final = 16 * 1024
 """An extension with the longest name and password, spelled in JSON escapes, takes a tenth of it."""
+RELAY_URL: Final = "/api/v1/cluster/records"
+"""Where a node that does not reach the store has another one write for it (`cluster.relay`). A node may say more at
+once there than anybody else.
+"""
 TOKEN_BYTES_MAX: Final = 512
 """Ours have 47; no more is hashed for a stranger."""
 FRESH_S: Final = 5.0
@@ -137,7 +142,8 @@ class Gate:
             headers = {"Retry-After": str(RETRY_AFTER_S)}
             await problem(503, f"tokens cannot be checked: {error}", path, headers=headers)(scope, receive, send)
         else:
-            await self._app(scope, _bounded(receive), send)
+            is_order = path == RELAY_URL and scope["state"]["by"] == CLUSTER.name
+            await self._app(scope, _bounded(receive, ORDER_BYTES_MAX if is_order else BODY_BYTES_MAX), send)
 
     async def _check(self, scope: Scope) -> None:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
@@ -155,15 +161,15 @@ class Gate:
         scope.setdefault("state", {})["by"] = known.name
 
 
-def _bounded(receive: Receive) -> Receive:
+def _bounded(receive: Receive, bytes_max: int) -> Receive:
     taken = 0
 
     async def bounded() -> Message:
         nonlocal taken
         message = await receive()
         taken += len(message.get("body", b""))
-        if taken > BODY_BYTES_MAX:
-            raise HTTPException(413, f"a request has at most {BODY_BYTES_MAX} bytes", {"Connection": "close"})
+        if taken > bytes_max:
+            raise HTTPException(413, f"a request has at most {bytes_max} bytes", {"Connection": "close"})
         return message
 
     return bounded

@@ -99,6 +99,11 @@ def _term(state: NodeState) -> Samples:
     return [] if state.region is None else [((), state.region.regions.primary.term)]
 
 
+def _region_lease(state: NodeState) -> Samples:
+    left_s = None if state.region is None else state.region.lease_s
+    return [] if left_s is None else [((), left_s)]
+
+
 def _present(state: NodeState) -> Samples:
     return [] if state.region is None else [((state.region.regions.other,), len(state.region.regions.present()))]
 
@@ -209,8 +214,13 @@ def _database_answers(state: NodeState) -> bool:
     return not (state.directory_error or any(seat.outbox.error for seat in state.seats.values()))
 
 
+def _writes_through_peer(state: NodeState) -> bool:
+    return state.through is not None and state.through.is_used
+
+
 def _state_store_answers(state: NodeState) -> bool:
-    return not any(seat.runner.replicator.store_error for seat in state.seats.values())
+    is_away = any(seat.runner.replicator.store_error for seat in state.seats.values())
+    return not (is_away or _writes_through_peer(state))
 
 
 ROWS: Final[tuple[Row | SeatRow, ...]] = (
@@ -235,6 +245,11 @@ ROWS: Final[tuple[Row | SeatRow, ...]] = (
     Row("pbx_keepalived_up", "1 while keepalived is heard, where it moves the addresses.", _keepalived),
     Row("pbx_region_primary", "1 where the region of this node has the seats.", _is_primary, ("region",)),
     Row("pbx_region_term", "How often the primary region has changed.", _term),
+    Row(
+        "pbx_region_lease_seconds",
+        "For how long the arbiter lets this node hold seats; 0 where its region is not the primary one.",
+        _region_lease,
+    ),
     Row("pbx_region_nodes", "Nodes of the other region that this one hears.", _present, ("region",)),
     Row(
         "pbx_region_copy_age_seconds",
@@ -409,6 +424,11 @@ ROWS: Final[tuple[Row | SeatRow, ...]] = (
     Row("pbx_media_cpu_seconds_total", "CPU time that it has used.", _media("cpu_s")),
     # Stores
     Row("pbx_state_store_up", "1 while the store of calls and registrations answers.", _one(_state_store_answers)),
+    Row(
+        "pbx_store_through_peer",
+        "1 while calls and registrations are written through another node, since the store does not answer this one.",
+        _one(_writes_through_peer),
+    ),
     SeatRow(
         "pbx_unprotected_records",
         "Records that the store lacks.",

@@ -243,7 +243,9 @@ class FollowedSeat(_Out):
 
 
 class Region(_Out):
-    """The two regions. `followed_by` says which node of this region keeps the copy of a seat."""
+    """The two regions. `followed_by` says which node of this region keeps the copy of a seat. `lease_s` is for how long
+    the arbiter lets this node hold seats, null where there is none, and `arbiter_error` why it does not answer.
+    """
 
     region: str
     other: str
@@ -252,6 +254,8 @@ class Region(_Out):
     is_primary: bool
     database: str
     database_error: str
+    lease_s: float | None
+    arbiter_error: str
     nodes: list[RegionNode]
     seats: list[FollowedSeat]
     followed_by: dict[str, str]

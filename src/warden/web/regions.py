@@ -83,6 +83,8 @@ def show(state: NodeState, link: RegionView) -> models.Region:
         is_primary=regions.is_primary,
         database=link.database,
         database_error=link.database_error,
+        lease_s=link.lease_s,
+        arbiter_error=link.arbiter_error,
         nodes=[
             models.RegionNode(
                 node=node,

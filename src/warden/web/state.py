@@ -10,10 +10,11 @@ from warden.cluster.mirror import Mirror
 from warden.cluster.regions import Primary, Regions
 from warden.cluster.seat import HeldSeat
 from warden.cluster.stream import Told
+from warden.cluster.through import Through
 from warden.core.histogram import Histogram
 from warden.media.protocol import TotalsAre
 from warden.media.quality import Quality
-from warden.store.ports import Durable
+from warden.store.ports import Durable, SeatStore
 from warden.switch.bans import Bans
 from warden.switch.directory import Directory
 from warden.switch.overload import Overload
@@ -60,6 +61,14 @@ class RegionView(Protocol):
     database: str
     database_error: str
 
+    @property
+    def lease_s(self) -> float | None:
+        """For how long the arbiter lets this node hold seats; None where there is no arbiter."""
+
+    @property
+    def arbiter_error(self) -> str:
+        """Why the arbiter does not answer."""
+
     async def answer(self, said: bytes, *, lets_go: bool = False, goes_on: bool = False) -> bytes:
         """What a node of the other region is told. Raises `MalformedMessage`."""
 
@@ -81,7 +90,9 @@ class NodeState(Struct):
     `refresh_directory` makes the node look at the directory at once instead of at its next poll. `operator_digest` is
     the SHA-256 (hex) of a bearer token that it keeps in its data folder for the command line on the same machine; its
     role is `admin`. `node_key` signs the tokens by which whoever has the cluster's secret asks any of its nodes (b""
-    for none); `sealer` seals passwords of trunks with that secret. `region` is there where there are two.
+    for none); `sealer` seals passwords of trunks with that secret. `region` is there where there are two. `own_store`
+    is the store as this node itself reaches it, where other nodes may need its way there, and `through` its way through
+    one of them.
     """
 
     node: str
@@ -102,6 +113,8 @@ class NodeState(Struct):
     vrrp: VrrpView | None = None
     region: RegionView | None = None
     defence: DefenceView | None = None
+    own_store: SeatStore | None = None
+    through: Through | None = None
     roster: Roster = field(default_factory=Roster)
     bans: Bans = field(default_factory=Bans)
     overload: Overload = field(default_factory=Overload)
@@ -162,13 +175,17 @@ class NodeState(Struct):
 
     def warnings(self) -> list[str]:
         """What the operator should look at, though all works: settings in which the nodes of a cluster differ, seats
-        that nobody could take over, addresses that another machine has too, what the store would lose, records that
-        could not be read, certificates that have expired, items of the dialplan that could not be read.
+        that nobody could take over, addresses that another machine has too, what the store would lose, that it is only
+        reached through another node, records that could not be read, certificates that have expired, items of the
+        dialplan that could not be read.
         """
         found = [*([] if self.agent is None else self.agent.warnings), *self.store_warnings]
+        found += [] if self.through is None else self.through.warnings
         if self.region is not None:
             if self.region.database_error:
                 found.append(f"the region's database is not seen to: {self.region.database_error}")
+            if self.region.arbiter_error:
+                found.append(f"arbiter is away: {self.region.arbiter_error}")
             if self.region.regions.keep_error:
                 found.append(f"which region is the primary one is not kept: {self.region.regions.keep_error}")
         found += [] if self.defence is None else self.defence.warnings

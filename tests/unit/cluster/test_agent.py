@@ -12,9 +12,10 @@ import pytest
 
 from warden.cluster.agent import Agent
 from warden.cluster.consent import Answer, Consent, Promises, Question, Seal
-from warden.cluster.decide import Rules, Seat
+from warden.cluster.decide import Held, Rules, Seat
+from warden.cluster.heir import SEEN_S_MAX
 from warden.cluster.members import Record, encode_record
-from warden.core.errors import Unavailable, WardenError
+from warden.core.errors import Fenced, Unavailable, WardenError
 from warden.sim.loop import SimLoop
 from warden.store.memory_coordinator import Desk, MemoryCoordinator
 from warden.store.ports import Holding, Member
@@ -47,9 +48,13 @@ class Host:
         self.adopted: dict[str, int] = {}
         self.until: dict[str, float] = {}
         self.ahead: dict[str, bool] = {}
+        self.fence = 0
+        """The highest epoch that the seat store knows."""
         self._speaking = speaking
 
     async def adopt(self, seat: Seat, epoch: int) -> str:
+        if epoch < self.fence:
+            raise Fenced(f"seat {seat.name}: epoch {epoch} is over", self.fence)
         self.adopted[seat.name] = epoch
         self._speaking.setdefault(seat.name, []).append(self.node)
         return f"adopted {seat.name} at epoch {epoch}"
@@ -137,9 +142,13 @@ class Shaky(MemoryCoordinator):
     def __init__(self, desk: Desk) -> None:
         super().__init__(now, desk)
         self.away = False
+        self.slow: asyncio.Event | None = None
+        """What a renewal and a look wait for."""
 
     async def renew(self, *args: object, **kwargs: object) -> frozenset[str]:
         self._check()
+        if self.slow is not None:
+            await self.slow.wait()
         return await super().renew(*args, **kwargs)  # type: ignore[arg-type]
 
     async def announce(self, *args: object, **kwargs: object) -> None:
@@ -148,6 +157,8 @@ class Shaky(MemoryCoordinator):
 
     async def holdings(self) -> Mapping[str, Holding]:
         self._check()
+        if self.slow is not None:
+            await self.slow.wait()
         return await super().holdings()
 
     async def take(self, *args: object, **kwargs: object) -> int | None:
@@ -215,6 +226,19 @@ async def test_a_drained_node_gives_its_seats_away_and_gets_none() -> None:
             await c.agents["n0"].without_seats()
         await until(lambda: [len(x) for x in c.holders().values()] == [1, 1, 1])
         assert "n0" not in str(c.holders())
+
+
+@in_virtual_time
+async def test_a_node_that_may_take_no_seat_just_now_is_given_none() -> None:
+    async with cluster("n0", "n1", "n2") as c:
+        await until(lambda: c.holders() == HOME)
+        c.agents["n1"].keep_away("", "the arbiter: no quorum")
+        await until(lambda: c.agents["n0"].peers["n1"].barred)
+        c.agents["n0"].drain()
+        await until(lambda: c.holders()["s0"] == ["n2"])
+        assert c.spoke["s0"] == ["n0", "n2"]
+        # It keeps what it has.
+        assert c.holders()["s1"] == ["n1"]
 
 
 @in_virtual_time
@@ -444,6 +468,25 @@ async def test_seats_go_where_their_addresses_go_and_the_node_that_lost_one_is_s
 
 
 @in_virtual_time
+async def test_a_seat_that_has_left_and_come_again_while_a_renewal_was_on_its_way_stays() -> None:
+    async with cluster("n0", ttl_s=60.0, rules=Rules(address_moves=True)) as c:
+        n0 = c.agents["n0"]
+        await until(lambda: not n0.error)
+        n0.address_is_here("s0", True)
+        await until(lambda: c.holders()["s0"] == ["n0"])
+        c.coordinators["n0"].slow = asyncio.Event()
+        renewing = asyncio.create_task(n0._renew())
+        await asyncio.sleep(0)
+        # What the renewal asked for is an epoch that is over when its answer comes.
+        epoch = await c.coordinators["n0"].take("s0", "n0", 60.0, 1)
+        again = Held(epoch or 0, now() + 54.0, adopted=True, since=now())
+        n0._extend("s0", again)
+        c.coordinators["n0"].slow.set()
+        await renewing
+        assert n0._held["s0"] == again
+
+
+@in_virtual_time
 async def test_the_heir_of_a_seat_has_it_before_the_address_and_may_speak_when_that_comes() -> None:
     async with cluster("n0", "n1", ttl_s=60.0, rules=Rules(address_moves=True)) as c:
         await until(lambda: not c.agents["n0"].error and "n1" in c.agents["n0"].peers)
@@ -464,6 +507,87 @@ async def test_the_heir_of_a_seat_has_it_before_the_address_and_may_speak_when_t
         await until(lambda: c.agents["n0"].drained)
         assert c.holders()["s0"] == ["n1"]
         assert c.hosts["n1"].adopted["s0"] == 2
+
+
+@in_virtual_time
+async def test_a_coordinator_that_comes_back_empty_gives_no_seat_away_whose_holder_lives() -> None:
+    async with cluster("n0", "n1", "n2") as c:
+        await until(lambda: c.holders() == HOME)
+        c.agents["n0"].wish("s0", "n1")
+        await until(lambda: c.holders()["s0"] == ["n1"])
+        await asyncio.sleep(TTL_S)
+        # The first of its successors looks before its holder has renewed it.
+        slow = c.coordinators["n1"].slow = asyncio.Event()
+        c.desk.seats.clear()
+        c.desk.note_change()
+        await asyncio.sleep(TTL_S / 4)
+        slow.set()
+        await asyncio.sleep(3 * TTL_S)
+        assert (c.holders()["s0"], c.spoke["s0"]) == (["n1"], ["n0", "n1"])
+        # Where it died just then as well, the next one has it a lease later, at an epoch that nobody had.
+        epoch = c.hosts["n1"].adopted["s0"]
+        await c.stop("n1")
+        c.desk.seats.clear()
+        c.desk.note_change()
+        await until(lambda: c.holders()["s0"] == ["n0"])
+        assert c.hosts["n0"].adopted["s0"] == epoch + 1
+
+
+@in_virtual_time
+async def test_where_the_store_knows_of_higher_epochs_than_the_coordinator_the_next_one_is_above_them() -> None:
+    async with cluster("n0") as c:
+        c.hosts["n0"].fence = 800
+        await until(lambda: len(c.hosts["n0"].adopted) == 3)
+        assert set(c.hosts["n0"].adopted.values()) == {801}
+        assert len([s for s in c.agents["n0"].sentences if "could not adopt" in s.text]) == 3
+
+
+@in_virtual_time
+async def test_a_holder_that_is_told_of_another_one_is_silent_from_that_answer_on() -> None:
+    async with cluster("n0", ttl_s=60.0) as c:
+        n0 = c.agents["n0"]
+        await until(lambda: c.holders() == {"s0": ["n0"], "s1": ["n0"], "s2": ["n0"]})
+        await c.coordinators["n0"].take("s0", "n1", 60.0, c.hosts["n0"].adopted["s0"])
+        await n0._renew()
+        assert c.hosts["n0"].until["s0"] <= now() < c.hosts["n0"].until["s1"]
+
+
+@in_virtual_time
+async def test_a_third_node_lets_no_address_come_that_follows_its_seat_to_another_one() -> None:
+    async with cluster("n0", "n1", "n2", ttl_s=60.0, rules=Rules(address_moves=True)) as c:
+        third = c.agents["n2"]
+        await until(lambda: all(not agent.error and len(agent.peers) == 3 for agent in c.agents.values()))
+        c.agents["n0"].address_is_here("s0", True)
+        await until(lambda: third.holders["s0"].node == "n0")
+        await asyncio.sleep(2)
+        assert third.refusal("s0") == ""
+        slow = c.coordinators["n2"].slow = asyncio.Event()
+        c.agents["n0"].drain()
+        await until(lambda: c.holders()["s0"] == ["n0", "n1"])
+        # The node whose it was keeps it until all others have seen where it goes,
+        await asyncio.sleep(0.2)
+        assert (third.refusal("s0"), c.agents["n0"].refusal("s0")) == ("", "")
+        slow.set()
+        # who leave it alone for as long as it is on its way.
+        await until(lambda: c.agents["n0"].refusal("s0") == "it goes to n1")
+        assert third.refusal("s0") == "it goes to n1"
+        c.agents["n0"].address_is_here("s0", False)
+        c.agents["n1"].address_is_here("s0", True)
+        await asyncio.sleep(2)
+        assert (third.refusal("s0"), c.holders()["s0"]) == ("", ["n1"])
+
+
+@in_virtual_time
+async def test_an_address_waits_for_no_node_that_is_frozen_or_gone() -> None:
+    async with cluster("n0", "n1", "n2", ttl_s=60.0, rules=Rules(address_moves=True)) as c:
+        await until(lambda: all(not agent.error and len(agent.peers) == 3 for agent in c.agents.values()))
+        c.agents["n0"].address_is_here("s0", True)
+        await until(lambda: c.holders()["s0"] == ["n0"])
+        await c.stop("n2")
+        c.agents["n0"].wish("s0", "n1")
+        await until(lambda: c.holders()["s0"] == ["n0", "n1"])
+        assert c.agents["n0"].refusal("s0") == ""
+        await until(lambda: c.agents["n0"].refusal("s0") == "n1 has taken it at epoch 2", within_s=SEEN_S_MAX + 0.1)
 
 
 @in_virtual_time

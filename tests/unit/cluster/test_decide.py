@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from warden.cluster.decide import (
+    FOLLOWS_S,
     RANK_DELAY_S,
     START_DELAY_S,
     Acquire,
@@ -30,7 +31,7 @@ from warden.cluster.decide import (
 
 NODES = ("n1", "n2", "n3")
 SEAT = Seat("s1", "127.0.1.1", NODES)
-FREE = Holder("", 3, free_since=100.0)
+FREE = Holder("", 3, since=100.0)
 
 
 def view(
@@ -76,7 +77,7 @@ def test_nobody_tries_for_a_seat_that_is_held_or_of_which_nothing_is_known() -> 
 
 
 def test_a_seat_that_nobody_ever_held_waits_for_the_node_whose_it_is() -> None:
-    never = Holder("", 0, free_since=100.0)
+    never = Holder("", 0, since=100.0)
     alone = {"n2": Peer("n2")}
     assert decide(view("n2", holder=never, peers=alone)) == []
     assert decide(view("n2", now=100.0 + START_DELAY_S, holder=never, peers=alone)) == [Acquire("s1")]
@@ -126,12 +127,21 @@ def test_a_holder_stops_before_its_lease_can_end_however_slow_the_answer(
     assert stop_at(sent_at, ttl_s) + step_s < lease_ends_at
 
 
+def test_who_gets_a_seat_in_planned_work_is_whom_keepalived_would_choose_where_that_moves_the_addresses() -> None:
+    held = {"s1": Held(3, 200.0, adopted=True)}
+    peers = {"n1": Peer("n1"), "n2": Peer("n2", seats=2), "n3": Peer("n3")}
+    leaves = view("n1", held=held, holder=Holder("n1", 3), peers=peers, draining=True)
+    assert decide(leaves) == [HandOver("s1", 3, "n3")]
+    moves = replace(leaves, rules=Rules(address_moves=True), arrivals={"s1": 1})
+    assert decide(moves) == [HandOver("s1", 3, "n2")]
+
+
 def test_a_seat_waits_for_its_dead_node_where_the_operator_wants_that() -> None:
     rules = Rules(takes_over=False)
     at = 100.0 + START_DELAY_S + RANK_DELAY_S * 3
     assert decide(view("n2", now=at, peers={"n2": Peer("n2")}, rules=rules)) == []
     assert decide(view("n1", rules=rules)) == [Acquire("s1")]
-    never = Holder("", 0, free_since=100.0)
+    never = Holder("", 0, since=100.0)
     assert decide(view("n2", now=at, holder=never, peers={"n2": Peer("n2")}, rules=rules)) == [Acquire("s1")]
 
 
@@ -243,6 +253,17 @@ def test_an_address_may_be_where_its_seat_can_be_held_and_is_wanted() -> None:
     assert find_refusal(view("n2", peers=wanted, rules=FOLLOW), SEAT) == ""
 
 
+def test_an_address_that_follows_its_seat_is_left_alone_by_all_others_until_it_has_had_time_to_come() -> None:
+    given = view("n3", holder=Holder("n2", 4, since=100.0), rules=FOLLOW)
+    assert find_refusal(given, SEAT) == "it goes to n2"
+    assert find_refusal(replace(given, now=100.0 + FOLLOWS_S), SEAT) == ""
+    assert find_refusal(replace(given, node="n2"), SEAT) == ""
+    # It is here already, or nobody is there to whom it could go.
+    assert find_refusal(replace(given, arrivals=HERE), SEAT) == ""
+    assert find_refusal(replace(given, peers={"n1": Peer("n1"), "n3": Peer("n3")}), SEAT) == ""
+    assert find_refusal(replace(given, holders={"s1": Holder("", 4, since=100.0)}), SEAT) == ""
+
+
 ELSEWHERE = Rules(elsewhere="region west is the primary one")
 
 
@@ -262,3 +283,10 @@ def test_an_address_may_not_come_to_a_region_that_has_no_seats_and_stays_until_t
     held = {"s1": Held(3, 200.0, adopted=True)}
     assert find_refusal(view("n1", held=held, holder=Holder("n1", 3), rules=moves), SEAT) == ""
     assert decide(view("n1", rules=moves, arrivals={"s1": 1})) == []
+
+
+def test_a_seat_that_is_free_is_left_alone_while_none_may_come() -> None:
+    assert decide(view("n1")) == [Acquire("s1")]
+    waiting = Rules(waits="the arbiter: no quorum")
+    assert decide(view("n1", rules=waiting)) == []
+    assert find_refusal(view("n1", rules=waiting), SEAT) == "the arbiter: no quorum"

@@ -74,6 +74,35 @@ async def test_what_is_registered_at_another_seat_is_known_and_what_was_known_st
         task.cancel()
 
 
+async def test_a_store_that_is_being_filled_again_makes_nobody_unknown_and_who_is_gone_is_forgotten_later() -> None:
+    store, roster = Store(), Roster()
+    for seat in SEATS:
+        await store.claim(seat, "n1")
+    for number in ("1001", "1002"):
+        await registers(store, number, f"sip:{number}@a")
+    following = Following(store, lambda: SEATS, roster, Bans(), lambda: 0.0)
+    await following.catch_up()
+    assert contacts(roster, "1002") == [("s2", "sip:1002@a")]
+    # It has lost everything, and its holder has begun to write it again; somebody has gone meanwhile.
+    other = Store()
+    for seat in SEATS:
+        await other.claim(seat, "n1")
+    await registers(other, "1003", "sip:1003@a")
+    following._store = other
+    await following.catch_up()
+    assert contacts(roster, "1003") == [("s2", "sip:1003@a")]
+    assert contacts(roster, "1001") == [("s2", "sip:1001@a")]
+    await registers(other, "1001", "sip:1001@a")
+    task = asyncio.create_task(following.run())
+    try:
+        await comes_true(lambda: not contacts(roster, "1002"))
+        assert contacts(roster, "1001") == [("s2", "sip:1001@a")]
+        await registers(other, "1001")
+        await comes_true(lambda: not contacts(roster, "1001"))
+    finally:
+        task.cancel()
+
+
 async def test_a_ban_of_another_seat_is_known_and_what_cannot_be_read_of_bans_is_left_out() -> None:
     store, bans, clock = Store(), Bans(), [0.0]
     await store.claim("s2", "n2")

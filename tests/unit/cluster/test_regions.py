@@ -91,19 +91,45 @@ def test_also_a_node_that_holds_nothing_must_answer_since_it_would_take_what_the
     assert node.regions.why_not(node.regions.present()) == "east2 lives in region east and does not answer here"
 
 
-def test_a_region_that_makes_way_has_no_seats_until_it_goes_on_or_has_waited_long_enough() -> None:
+def test_a_region_that_makes_way_has_no_seats_until_it_goes_on() -> None:
     node = Knowing(Primary("west", 1))
     node.kept.append(Primary("west", 1))
     assert node.regions.refusal == ""
-    node.regions.make_way()
+    node.regions.make_way("east1")
     assert node.regions.refusal == "region east is taking the seats"
     assert node.regions.is_primary, "nobody else is, yet"
-    node.regions.go_on()
+    node.regions.go_on("east2")
+    assert node.regions.refusal == "region east is taking the seats", "what another node was about to do"
+    node.regions.go_on("east1")
     assert node.regions.refusal == ""
-    node.regions.make_way()
+    assert node.changes == 2
+
+
+def test_where_nobody_knows_whether_the_other_region_has_the_seats_they_wait_for_its_word_or_an_operators() -> None:
+    node = Knowing(Primary("west", 1))
+    node.kept.append(Primary("west", 1))
+    node.regions.make_way("east1")
+    node.hear("east1", Primary("west", 1))
     node.now += YIELD_S
+    assert "east1 has not been heard of since; if it is lost" in node.regions.refusal
+    assert node.regions.waits_for_word
+    node.regions.hear(Word("east2", "east", Primary("west", 1), (), {}, ("east1", "east2")))
+    assert node.regions.waits_for_word, "east1 lives, and may be the one who knows"
+    node.hear("east1", Primary("west", 1))
+    assert (node.regions.refusal, node.regions.waits_for_word) == ("", False)
+    # Once it goes on, nobody need be heard for it to go on.
+    node.now += HEARD_S
     assert node.regions.refusal == ""
-    assert node.changes == 3
+    # A node that has died knows nothing any more.
+    node.regions.make_way("east1")
+    node.now += YIELD_S
+    node.regions.hear(Word("east2", "east", Primary("west", 1), (), {}, ("east2",)))
+    assert node.regions.refusal == ""
+    # And who did become the primary one says so.
+    node.regions.make_way("east1")
+    node.now += YIELD_S
+    node.hear("east1", Primary("east", 2))
+    assert node.regions.refusal == "region east is the primary one"
 
 
 def test_a_word_outlives_the_wire() -> None:
@@ -114,7 +140,7 @@ def test_a_word_outlives_the_wire() -> None:
 def test_a_region_that_made_way_and_gets_its_seats_back_has_them_at_once() -> None:
     node = Knowing(Primary("west", 1))
     node.kept.append(Primary("west", 1))
-    node.regions.make_way()
+    node.regions.make_way("east1")
     node.regions.learn(Primary("east", 2))
     node.regions.decide(Primary("west", 3))
     assert node.regions.refusal == ""

@@ -13,7 +13,7 @@ from warden.cluster.decide import Seat
 from warden.cluster.seat import HeldSeat
 from warden.cluster.seats import Seats
 from warden.core.address import Address, Flow, Transport
-from warden.core.errors import Unavailable
+from warden.core.errors import Fenced, Unavailable
 from warden.media.protocol import Answer, Done, Order, Put, Refused, Session
 from warden.net.counters import Counters
 from warden.net.ports import Receiver
@@ -127,6 +127,7 @@ class Bench:
     """A seat with its doors."""
 
     def __init__(self) -> None:
+        self.tasks: list[asyncio.Task[None]] = []
         self.store = Store()
         self.media = Media()
         self.durable = Records()
@@ -154,7 +155,7 @@ class Bench:
 @asynccontextmanager
 async def held() -> AsyncIterator[Bench]:
     bench = Bench()
-    tasks: list[asyncio.Task[None]] = []
+    tasks = bench.tasks
 
     def run(work: Coroutine[Any, Any, None], *_: str) -> "asyncio.Task[None]":
         tasks.append(asyncio.create_task(work))
@@ -198,6 +199,36 @@ async def test_what_a_seat_says_before_its_address_is_here_leaves_when_that_come
         bench.sockets.ask(2)
         bench.seat.gate.extend(-inf, ahead=False)
         assert (len(bench.sockets.said), bench.seat.gate.unsaid) == (1, 1)
+
+
+async def test_what_is_decided_when_the_lease_is_over_is_no_longer_written_and_nobody_is_heard() -> None:
+    async with held() as bench:
+        replicator = bench.seat.runner.replicator
+        bench.write("in time")
+        await replicator.drained()
+        bench.seat.gate.extend(100.0, ahead=False)
+        bench.sockets.ask(1)
+        bench.write("too late")
+        await replicator.drained()
+        assert list(await bench.store.read("s1", Kind.BINDING)) == ["in time"]
+        assert (replicator.store_error, bench.seat.gate.unsaid) == ("seat s1: its lease is over", 0)
+        # Renewed at the last moment: it was this node's all the time.
+        bench.seat.gate.extend(inf, ahead=False)
+        await replicator.proven()
+        assert list(await bench.store.read("s1", Kind.BINDING)) == ["in time", "too late"]
+        bench.sockets.ask(2)
+        assert [said[:11] for said in bench.sockets.said] == [b"SIP/2.0 200"]
+
+
+async def test_who_has_been_replaced_and_is_late_is_told_so_and_changes_nothing() -> None:
+    async with held() as bench:
+        await bench.store.claim("s1", "n2")
+        await bench.store.claim("s1", "n3")
+        bench.seat.gate.extend(90.0, ahead=False)
+        bench.write("too late")
+        (failed, *_), _ = await asyncio.wait(bench.tasks, return_when=asyncio.FIRST_COMPLETED)
+        assert isinstance(failed.exception(), Fenced)
+        assert await bench.store.read("s1", Kind.BINDING) == {}
 
 
 async def test_a_seat_whose_store_is_away_stays_where_it_is_and_goes_on_answering() -> None:
@@ -246,12 +277,48 @@ async def test_records_of_calls_that_ended_while_no_store_was_reached_come_into_
         assert bench.durable.cdrs == left
 
 
+async def test_a_call_that_was_given_up_while_cut_off_is_told_by_whoever_went_on_with_it() -> None:
+    async with held() as bench:
+        bench.seat.gate.extend(90.0, ahead=False)
+        given_up = [
+            Cdr(key, "1001", "1002", 75.0, 80.0, Result.UNREACHABLE, 408, Party.SYSTEM)
+            for key in ("goes on", "has its record", "known to nobody")
+        ]
+        heard = Cdr("heard the BYE", "1001", "1002", 75.0, 80.0, Result.ANSWERED, 200, Party.CALLEE)
+        # What the next holder has of them.
+        await bench.store.write("s1", bench.seat.epoch, [Write(Kind.CALL, "goes on", b"snapshot")])
+        await bench.store.write("s1", bench.seat.epoch, [ended("has its record", 85.0)])
+        await bench.store.write("s1", bench.seat.epoch, [Write(Kind.CALL, heard.id, b"older snapshot")])
+        await bench.seat.bring_out([*given_up, heard])
+        assert bench.durable.cdrs == [given_up[2], heard]
+
+
 async def test_a_seat_that_was_handed_over_leaves_nothing_behind() -> None:
     async with held() as bench:
         bench.seat.runner.carry_out(Outcome([ended("stored", 80.0)], [], [], []))
         await bench.seat.fall_silent()
         assert bench.seat.left_over() == []
         assert list(await bench.store.read("s1", Kind.OUTBOX)) == ["stored"]
+
+
+async def test_a_seat_that_another_node_has_taken_is_let_go_of_at_once_when_its_address_has_moved_away() -> None:
+    """A node that was frozen thaws: it is fenced while it lets go, and must be free to take the seat again."""
+    bench = Bench()
+
+    def start(work: Coroutine[Any, Any, None], _name: str) -> "asyncio.Task[None]":
+        return asyncio.create_task(work)
+
+    seats = Seats(lambda *_: bench.seat, Directory, start)
+    seats.alone = False
+    await seats.adopt(Seat("s1", "127.0.0.1", ("n1", "n2")), 1)
+    await bench.store.write("s1", 2, [])
+    bench.write("1001")
+    async with asyncio.timeout(10):
+        assert await seats.hand_over("s1") == "let go of seat s1, which another node has"
+        # And once it was dropped for that.
+        while "s1" in seats.held:
+            await asyncio.sleep(0)
+        assert await seats.hand_over("s1") == "let go of seat s1, which another node has"
 
 
 async def test_a_node_that_ends_waits_for_no_database_with_what_was_left_behind() -> None:

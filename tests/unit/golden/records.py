@@ -12,7 +12,9 @@ from typing import Any, Final, get_type_hints
 
 import msgspec
 from tests.unit.switch.carrier import Carrier, outward, trunk
+from tests.unit.switch.moving import relocate
 from tests.unit.switch.plans import planned
+from tests.unit.switch.stubborn import make_stubborn
 from tests.unit.switch.world import START, World
 
 from warden.call.cdr import CDRS
@@ -104,8 +106,17 @@ def secured(world: World) -> None:
     world.hear(RolledOver(call, session.streams[0].a.port, Rolled(Way.OUT, 7, 70_000, 1)))
 
 
+def mid_replaces(world: World) -> None:
+    """The caller has taken another dialog after a relocation, the callee is asked for one."""
+    make_stubborn(world, "1001")
+    make_stubborn(world, "1002").takes = 0
+    world.up()
+    relocate(world, 1.0)
+
+
 CALLS: Final[tuple[Callable[[World], None], ...]] = (
-    ringing, answered, answered_over_tcp, held, mid_reinvite, mid_bye, mid_cancel, late_offer, echo, clock, secured
+    ringing, answered, answered_over_tcp, held, mid_reinvite, mid_bye, mid_cancel, late_offer, echo, clock, secured,
+    mid_replaces,
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from tests.unit.net.conftest import TCP, TLS, Authority, Machine, Start, options
 from warden.core.address import Address, Transport
 from warden.core.errors import MalformedMessage
 from warden.net.counters import Dropped
-from warden.net.proxied import FIXED, SIGNATURE, length_of_rest, source_of
+from warden.net.proxied import FIXED, SIGNATURE, is_over_tls, length_of_rest, source_of
 from warden.net.settings import Limits, Tls
 
 BALANCER = "127.0.0.9"
@@ -61,6 +61,14 @@ def test_whatever_comes_instead_is_malformed_and_nothing_worse(data: bytes) -> N
         assert 0 <= length_of_rest(data[:FIXED]) <= 536
         found = source_of(data[:FIXED], data[FIXED:])
         assert found is None or found.port
+        assert found is None or is_over_tls(data[:FIXED], data[FIXED:]) in (True, False)
+
+
+@given(st.binary(max_size=60))
+def test_whatever_stands_behind_the_addresses_says_of_tls_yes_or_no_or_is_malformed(more: bytes) -> None:
+    data = header(more=more)
+    with suppress(MalformedMessage):
+        assert is_over_tls(data[:FIXED], data[FIXED:]) in (True, False)
 
 
 async def test_a_phone_behind_a_balancer_is_known_by_its_own_address_and_answered_over_its_connection(

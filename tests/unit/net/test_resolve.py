@@ -294,6 +294,16 @@ async def test_the_second_name_server_is_asked_when_the_first_is_silent(server: 
     assert targets == [Target(UDP, Address("192.0.2.1", 5060), "a.test")]
 
 
+async def test_a_silent_name_server_costs_its_share_once_and_not_for_each_record_on_the_way(server: Address) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        client = name_servers([Address(*silent.getsockname()), server])
+        client.timeout = 0.5
+        # NAPTR, SRV and A, one after the other.
+        targets = await Resolver(client, timeout_s=1.4).resolve(parse_uri("sip:full.test"), supported=ALL)
+    assert targets[0] == Target(TLS, Address("192.0.2.1", 5071), "full.test")
+
+
 async def test_only_so_many_targets_are_given(tmp_path: Path) -> None:
     port = free_port()
     hosts = "".join(f"host-record=many.test,192.0.2.{number}\n" for number in range(1, 25))

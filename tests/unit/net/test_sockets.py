@@ -65,7 +65,7 @@ async def test_when_one_listener_fails_none_stays_open(start: Start) -> None:
     [
         (Listener(UDP, "192.0.2.1", 5060), "udp 192.0.2.1:5060: this machine does not have the address 192.0.2.1"),
         (Listener(TLS, "127.0.0.1", 0), "tls: no certificate is configured"),
-        (Listener(Transport.WS, "127.0.0.1", 0), "sockets: ws is not served here"),
+        (Listener(Transport.WSS, "127.0.0.1", 0), "tls: no certificate is configured"),
     ],
 )
 async def test_a_listener_that_cannot_be_opened_says_why(listener: Listener, message: str) -> None:

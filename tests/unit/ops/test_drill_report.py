@@ -6,8 +6,19 @@ import pytest
 from warden.ops.checker import Gap
 from warden.ops.drills.lateness import Late
 from warden.ops.drills.page import html_of, markdown_of
-from warden.ops.drills.report import Check, Moment, Report, Verdict, alerts_of, at_pace, exactly, silence
-from warden.ops.drills.speakers import Turn, out_of_turn
+from warden.ops.drills.report import (
+    Check,
+    Moment,
+    Report,
+    Verdict,
+    alerts_of,
+    at_pace,
+    exactly,
+    longest_set_up,
+    silence,
+    taken,
+)
+from warden.ops.drills.speakers import Turn, against_order, out_of_turn
 
 IN_TIME = Late(p99_ms=3.0, max_ms=12.0)
 LATE = Late(p99_ms=14.0, max_ms=80.0)
@@ -93,3 +104,23 @@ def test_alerts_are_on_every_page_change_no_verdict_and_are_missing_in_older_rep
     old = msgspec.json.decode(msgspec.json.encode(report))
     del old["alerts"]
     assert msgspec.convert(old, Report).alerts == ()
+
+
+def test_a_seat_that_nobody_else_took_has_not_failed_over() -> None:
+    assert taken("a", ["s1", "s2"], {"s1": "b", "s2": "c"}).verdict is Verdict.OK
+    assert taken("a", ["s1", "s2"], {"s1": "b", "s2": "a"}).verdict is Verdict.FAILED
+    assert taken("a", ["s1"], {"s1": ""}).verdict is Verdict.FAILED
+    assert taken("a", [], {"s1": "b"}).verdict is Verdict.UNKNOWN
+
+
+def test_a_caller_who_waited_too_long_is_a_promise_broken() -> None:
+    assert longest_set_up([0.1, 1.7], 0).verdict is Verdict.OK
+    assert longest_set_up([0.1, 9.0], 0).verdict is Verdict.FAILED
+    assert longest_set_up([], 0).verdict is Verdict.UNKNOWN
+
+
+def test_a_machine_may_speak_again_only_where_it_took_its_seat_again() -> None:
+    turns = [Turn(mac, 10, 0.0, 0.0) for mac in ("a", "b", "a")]
+    assert against_order(turns, ["a", "b", "a"]) == 0
+    assert against_order(turns, ["a", "b"]) == 10
+    assert against_order(turns, ["a"]) == 10

@@ -1,12 +1,13 @@
 """The ledger finds every call detail record that does not say what the phones saw."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from warden.call.cdr import Cdr, Party, Result
+from warden.core.errors import NotAdmitted, Unavailable
 from warden.ops.ledger import Ended, Ledger
 from warden.store.durable import SqlDurable, open_durable
 from warden.store.migrate import migrate
@@ -41,7 +42,7 @@ async def wrong(durable: SqlDurable, ended: list[Ended], *cdrs: Cdr) -> list[str
     ledger = Ledger()
     ledger.ended += ended
     await durable.add_cdrs(cdrs)
-    return [one.why.partition(": ")[2] for one in await ledger.compare(durable, within_s=0.0)]
+    return [one.why.partition(": ")[2] for one in await ledger.compare(durable, within_s=0.0, late_s=0.0)]
 
 
 async def test_a_record_that_says_what_the_phones_saw_is_right(durable: SqlDurable) -> None:
@@ -96,4 +97,51 @@ async def test_a_record_that_ends_before_anybody_hung_up_is_wrong(durable: SqlDu
     early = replace(TRUE, ended_at_utc=START + 8)
     assert await wrong(durable, [replace(ENDED, released_at=START + 12, ended_at=START + 16)], early) == [
         "duration is 8.0 s, not 16.0 s"
+    ]
+
+
+class Away:
+    """A database that answers, and then has to be asked twice."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def cdrs(self, **_page: object) -> Sequence[Cdr]:
+        self.asked += 1
+        if self.asked in (2, 3):
+            raise Unavailable("database warden.sqlite: database is locked")
+        return [TRUE]
+
+
+async def test_a_database_that_is_away_for_a_moment_is_asked_again() -> None:
+    ledger = Ledger()
+    ledger.ended.append(ENDED)
+    away = Away()
+    assert await ledger.compare(away, within_s=0.0, late_s=0.0) == []
+    assert away.asked > 3
+
+
+async def test_a_database_that_does_not_know_us_is_asked_once() -> None:
+    class Stranger(Away):
+        async def cdrs(self, **_page: object) -> Sequence[Cdr]:
+            self.asked += 1
+            raise NotAdmitted("database: password authentication failed")
+
+    stranger = Stranger()
+    with pytest.raises(NotAdmitted):
+        await Ledger().compare(stranger)
+    assert stranger.asked == 1
+
+
+async def test_a_record_that_another_node_writes_a_moment_later_is_doubled() -> None:
+    class Doubling(Away):
+        async def cdrs(self, **_page: object) -> Sequence[Cdr]:
+            self.asked += 1
+            # It asks whether anybody is there, and then for a page until none is new: what comes later is seen too.
+            return [TRUE] if self.asked <= 3 else [TRUE, replace(TRUE, id="2")]
+
+    ledger = Ledger()
+    ledger.ended.append(ENDED)
+    assert [one.why.partition(": ")[2] for one in await ledger.compare(Doubling(), late_s=0.01)] == [
+        "nobody knows this call (answered)"
     ]

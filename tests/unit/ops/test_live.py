@@ -1,9 +1,18 @@
 """Whether a cluster that serves people may be drilled, and which of its seats."""
 
+import asyncio
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from warden.config.tree import Config
 from warden.core.errors import WardenError
-from warden.ops.live import own_address, route, unfit
+from warden.ops.live import live_cluster, own_address, route, unfit
+from warden.store.durable import open_durable
 from warden.web.models import Cluster, Member, Seat, Seats
 
 WELL = Member(
@@ -82,3 +91,41 @@ def test_phones_are_at_the_own_address_of_the_node_that_is_asked() -> None:
     assert own_address(cluster(OTHER, WELL)) == "192.0.2.1"
     with pytest.raises(WardenError, match="does not say where"):
         own_address(cluster(OTHER))
+
+
+class Door:
+    """A node whose cluster moves a seat when it is told to, some looks later."""
+
+    def __init__(self) -> None:
+        self.seat = SEAT
+        self.told: list[str] = []
+        self.is_told = threading.Event()
+        self._looks = 0
+
+    def get(self, path: str, model: type[Any]) -> Any:  # noqa: ARG002 - as `Door`
+        self._looks += 1
+        if self.told and self._looks > 3:
+            self.seat = SEAT.model_copy(update={"holder": self.told[-1]})
+        if path == "seats":
+            return Seats(items=[self.seat])
+        held = {member.node: ["s1"] if member.node == self.seat.holder else [] for member in (WELL, OTHER)}
+        return cluster(*(member.model_copy(update={"seats": held[member.node]}) for member in (WELL, OTHER)))
+
+    def post(self, path: str, body: Mapping[str, str] | None, model: type[Any]) -> Any:  # noqa: ARG002 - as `Door`
+        self.told.append((body or {})["to"])
+        self._looks = 0
+        self.is_told.set()
+        return self.seat
+
+
+async def test_a_seat_that_is_on_its_way_when_its_drill_is_interrupted_is_brought_back(tmp_path: Path) -> None:
+    door, durable = Door(), open_durable(f"sqlite:///{tmp_path}/warden.sqlite")
+    async with live_cluster(Config(), durable, door, SEAT, ["n1", "n2"]) as live:
+        moving = asyncio.create_task(live.hand_over("n2"))
+        await asyncio.to_thread(door.is_told.wait)
+        moving.cancel()
+        with suppress(asyncio.CancelledError):
+            await moving
+        assert door.seat.holder == "n1"
+    assert (door.told, door.seat.holder) == (["n2", "n1"], "n1")
+    await durable.close()

@@ -1,32 +1,13 @@
 """Calls that are adopted at another address: their phones are told by re-INVITE, and all goes on from there."""
 
 import pytest
-from tests.unit.switch.world import World, make_settings
+from tests.unit.switch.moving import THERE, join, only_session, relocate
+from tests.unit.switch.world import World
 
 from warden.call.cdr import Party, Result
 from warden.core.address import Address
-from warden.media.protocol import Session
 from warden.phone.events import Ended, Talking
 from warden.sip.message import Request
-
-THERE = Address("10.9.9.9", 5060)
-
-
-def relocate(world: World, for_s: float = 2.0) -> None:
-    """Another region adopts the seat, and has another address for it."""
-    world.settings = make_settings(THERE)
-    world.server = THERE
-    world.restart()
-    world.run(for_s)
-
-
-def join(world: World, name: str) -> None:
-    """A phone registers at the new address."""
-    phone = world.phones[name]
-    flow = phone._line.flow
-    connection = world.connect(world.addresses[name]) if flow.transport.reliable else 0
-    world.do(name, phone.use(world.now, flow._replace(remote=THERE, connection=connection)))
-    world.run(2)
 
 
 def told_to(world: World, name: str) -> list[Request]:
@@ -42,11 +23,6 @@ def invites_to(world: World, name: str) -> list[tuple[float, Request]]:
         for when, source, target, m in world.log
         if (source, target) == (THERE, at) and isinstance(m, Request) and m.method == "INVITE"
     ]
-
-
-def only_session(world: World) -> Session:
-    [session] = world.media.values()
-    return session
 
 
 @pytest.mark.parametrize("late", [False, True])

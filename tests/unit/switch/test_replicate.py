@@ -29,6 +29,7 @@ class Store:
         self.gate = asyncio.Event()
         self.gate.set()
         self.broken = False
+        self.bug: Exception | None = None
         self.asked = asyncio.Event()
         self.batches: list[list[str]] = []
 
@@ -46,6 +47,8 @@ class Store:
         await self.gate.wait()
         if self.broken:
             raise Unavailable("the disk is full")
+        if self.bug is not None:
+            raise self.bug
         return await self.memory.write(seat, epoch, writes)
 
     async def read(self, seat: str, kind: Kind) -> Mapping[str, bytes]:
@@ -125,7 +128,7 @@ async def bench(epoch_behind: int = 0) -> AsyncIterator[Bench]:
     finally:
         made.store.gate.set()
         made.task.cancel()
-        with suppress(asyncio.CancelledError, Fenced):
+        with suppress(asyncio.CancelledError, Fenced, RuntimeError):
             await made.task
 
 
@@ -208,6 +211,19 @@ async def test_a_fenced_holder_says_nothing_more() -> None:
         b.replicator.add(outcome("200", ("c1", b"up")))
         with pytest.raises(Fenced):
             await b.task
+        assert b.said == []
+
+
+async def test_who_waits_for_what_a_fenced_holder_has_decided_is_told_and_does_not_wait_for_ever() -> None:
+    async with bench(epoch_behind=1) as b, asyncio.timeout(10):
+        b.replicator.add(outcome("200", ("c1", b"up")))
+        with pytest.raises(Fenced):
+            await b.replicator.proven()
+        # And whoever asks afterwards.
+        b.replicator.add(outcome("BYE", ("c1", None)))
+        for wait in (b.replicator.drained, b.replicator.proven):
+            with pytest.raises(Fenced):
+                await wait()
         assert b.said == []
 
 
@@ -312,6 +328,18 @@ async def test_more_than_the_store_takes_at_once_is_decided_in_one_turn() -> Non
         await b.says("1")
         await until(lambda: not b.replicator.unprotected)
         assert len(b.store.calls) == WRITES_MAX + 1
+
+
+async def test_a_late_write_that_fails_as_nobody_foresaw_ends_the_replicator_and_not_its_writing_for_ever() -> None:
+    async with bench() as b:
+        b.store.gate.clear()
+        b.replicator.add(outcome("1", ("c1", b"up")))
+        await b.says("1")
+        b.store.bug = RuntimeError("a bug")
+        b.store.gate.set()
+        with pytest.raises(RuntimeError, match="a bug"):
+            async with asyncio.timeout(10):
+                await b.task
 
 
 async def test_a_seat_that_is_let_go_of_leaves_no_write_behind_that_fails_for_nobody_to_hear() -> None:

@@ -6,6 +6,7 @@ from tests.unit.switch.plans import group, item, planned, user
 from tests.unit.switch.world import Crash, World
 
 from warden.call.cdr import Result
+from warden.core.address import Address, Flow, Transport
 from warden.phone.events import Incoming
 from warden.sip.message import Request, Response
 from warden.store.ports import Item
@@ -84,6 +85,21 @@ def test_calls_from_further_networks_of_a_carrier_are_its_calls() -> None:
     for host, status in (("10.9.1.200", 0), ("10.9.2.200", 401)):
         caller = Carrier(world, host)
         assert final(caller, caller.calls("49305551001")) == status
+
+
+def test_nobody_is_a_carrier_over_a_websocket_whatever_its_address_or_the_contact_that_it_calls() -> None:
+    registered = trunk(register=True, accept_from=["10.9.1.0/24"])
+    world, carrier = a_world(registered, *outward(registered), DID)
+    (contact,) = carrier.contacts
+    token = contact.partition(":")[2].partition("@")[0]
+    for called, host in (("49305551001", "10.9.1.200"), ("49305551001", "10.9.0.1"), (token, "10.9.0.77")):
+        request = Request("INVITE", f"sip:{called}@{world.server}", ())
+        for transport in Transport:
+            caller = world.switch.trunks.find_caller(Flow(transport, world.server, Address(host, 5060)), request)
+            if transport in (Transport.WS, Transport.WSS):
+                assert caller is None
+            elif host != carrier.address.host:
+                assert caller is not None, "its network and its contact tell it over any other transport"
 
 
 @pytest.mark.parametrize("called", ["1001", "0301234567", "*43", "49305559999", "49305551777", "group:all"])

@@ -309,6 +309,8 @@ class World:
         if self.now >= self.down_until:
             self.carry_out(what(self.switch))
             self.news += self.switch.trunks.take_news()
+            self.news += [f"{phone.number} is not moved: {phone.why}" for phone in self.switch.unmoved]
+            self.switch.unmoved.clear()
 
     def _trunk_resolved(self, lookup: TrunkLookup) -> None:
         """A name in `services`, or an address that stands for itself."""

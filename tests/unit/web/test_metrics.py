@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,9 @@ from warden.cluster.mirror import Mirror
 from warden.cluster.regions import Primary, Regions, Word
 from warden.cluster.seat import Door, HeldSeat
 from warden.cluster.stream import Frame, Told
+from warden.cluster.through import Through
 from warden.core.address import Transport
+from warden.core.errors import Unavailable
 from warden.media.client import MediaClient
 from warden.media.protocol import SideStats, TotalsAre
 from warden.media.quality import Quality
@@ -27,8 +29,9 @@ from warden.net.settings import Settings as NetSettings
 from warden.net.sockets import Sockets
 from warden.sip.endpoint import Endpoint
 from warden.store.durable import open_durable
-from warden.store.memory import MemoryStore
+from warden.store.memory import MemoryStore, Shelf
 from warden.store.memory_coordinator import Desk, MemoryCoordinator
+from warden.store.ports import Kind, Write
 from warden.switch.directory import Directory
 from warden.switch.overload import Overload, OverloadRules
 from warden.switch.settings import Settings
@@ -187,6 +190,7 @@ def test_media_figures_are_missing_and_not_nought_before_they_are_known(office: 
         "pbx_database_connections_max",
         "pbx_keepalived_up",  # It does not move the addresses.
         "pbx_region_copy_age_seconds",  # There is one region.
+        "pbx_region_lease_seconds",
         "pbx_region_nodes",
         "pbx_region_primary",
         "pbx_region_term",
@@ -264,6 +268,53 @@ async def test_a_node_without_seats_says_nought_and_not_nothing(office: Office) 
     status = views.status(office.state)
     assert (status.seat, status.epoch, status.seats, status.calls) == (None, None, [], 0)
     assert views.seats(office.state) == []
+
+
+class CutOff(MemoryStore):
+    """A node's own way to the store, while it is `away`."""
+
+    away = False
+
+    async def write(self, seat: str, epoch: int, writes: Sequence[Write]) -> int:
+        if self.away:
+            raise Unavailable("redis: cut off")
+        return await super().write(seat, epoch, writes)
+
+
+class Other:
+    """Another node, which gets through."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def nodes(self) -> Sequence[str]:
+        return ["n2"]
+
+    async def write(self, node: str, seat: str, epoch: int, writes: Sequence[Write]) -> int:
+        assert node == "n2"
+        return await self._store.write(seat, epoch, writes)
+
+    async def read(self, node: str, seat: str, kind: Kind) -> Mapping[str, bytes]:
+        raise AssertionError(f"nothing is read: {node}, {seat}, {kind}")
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+async def test_a_store_that_is_reached_through_another_node_only_is_told_and_warned_of(office: Office) -> None:
+    shelf = Shelf()
+    own = CutOff(shelf)
+    office.state.through = through = Through(own, Other(MemoryStore(shelf)))
+    await through.write("s1", 1, [])
+    (said,) = scrapes(office, [None])
+    assert [samples(said, name)[()] for name in ("pbx_state_store_up", "pbx_store_through_peer")] == [1, 0]
+    assert office.state.warnings() == []
+    own.away = True
+    await through.write("s1", 1, [])
+    (said,) = scrapes(office, [None])
+    assert [samples(said, name)[()] for name in ("pbx_state_store_up", "pbx_store_through_peer")] == [0, 1]
+    assert views.report(office.state).warnings == ("call state is written through n2: own store: redis: cut off",)
+    await through.close()
 
 
 async def test_a_seat_is_not_held_once_nothing_may_be_said_for_it(office: Office) -> None:
@@ -384,7 +435,8 @@ async def test_it_is_told_whether_keepalived_is_heard_where_it_moves_the_address
 class TwoRegions:
     """What a node of west knows of the other region."""
 
-    database = database_error = ""
+    database = database_error = arbiter_error = ""
+    lease_s: float | None = None
 
     def __init__(self) -> None:
         self.now = 50.0
@@ -415,7 +467,9 @@ async def test_what_a_standby_region_knows_of_the_other_one_is_told(office: Offi
     def changes() -> Iterable[None]:
         two.regions.hear(Word("east1", "east", Primary("east", 2)))
         two.mirror.heard_at["main"] = 48.5
+        two.lease_s = 0.0
         yield
+        two.lease_s = 17.5
         two.now = 60.0
         two.regions.learn(Primary("west", 3))
         yield
@@ -425,6 +479,7 @@ async def test_what_a_standby_region_knows_of_the_other_one_is_told(office: Offi
         "pbx_region_primary": ({("west",): 0}, {("west",): 1}),
         "pbx_region_term": ({(): 2}, {(): 3}),
         "pbx_region_nodes": ({("east",): 1}, {("east",): 0}),
+        "pbx_region_lease_seconds": ({(): 0}, {(): 17.5}),
         "pbx_region_copy_age_seconds": ({("main",): 1.5}, {}),
     }.items():
         assert (samples(first, name), samples(then, name)) == values, name

@@ -15,7 +15,9 @@ from warden.ops.drills.planned import (
     restart_keepalived,
 )
 from warden.ops.drills.reconnect import RECONNECT, reconnect
-from warden.ops.drills.regions import LOSS, SWITCH, region_loss, region_switch
+from warden.ops.drills.region_cut import CUT, region_cut
+from warden.ops.drills.region_loss import AUTOMATIC, LOSS, region_loss, region_loss_automatic
+from warden.ops.drills.region_switch import SWITCH, region_switch
 from warden.ops.drills.registrations import REGISTRATIONS, registrations
 from warden.ops.drills.split import FREEZE, PARTITION, freeze, partition
 from warden.ops.drills.stage import Drill, Run
@@ -39,5 +41,7 @@ CATALOG: Final[dict[str, tuple[Drill, Run]]] = {
         *drills(),
         (LOSS, region_loss),
         (SWITCH, region_switch),
+        (AUTOMATIC, region_loss_automatic),
+        (CUT, region_cut),
     )
 }

@@ -85,7 +85,7 @@ async def _kill(on: Stage[ClusterType], size: Size, fault: PowerLoss, driver: st
     on.say(f"{fault.name}: {len(checker.alive)} calls on it", bad=True)
     changes = await _begin(busy[1::2])
     under_way = sum(not task.done() for task in changes.values())
-    await fault.strike()
+    await on.strike(fault, on.seats[0])
     # What kept the phones busy until then does not shorten the silence behind it, nor lengthen it by as much.
     on.lateness.forget()
     await checker.hear()
@@ -155,7 +155,7 @@ async def ringing(size: Size, say: Say) -> Report:
         await asyncio.sleep(SETTLED_S)
         fault = PowerLoss(on.cluster, "n1")
         on.say(f"{fault.name}: {size.calls} calls ring on it", bad=True)
-        await fault.strike()
+        await on.strike(fault, on.seats[0])
         await on.cluster.held(on.seats[0], lambda node: node != "n1")
         await asyncio.sleep(SETTLED_S)
         on.say("the phones that ring are answered, talk and hang up")

@@ -8,7 +8,7 @@ from typing import Final
 from warden import __version__
 from warden.ops.checker import Gap
 from warden.ops.drills.lateness import Late
-from warden.ops.drills.report import Report, at_pace, exactly, silence
+from warden.ops.drills.report import Check, Report, at_pace, exactly, longest_set_up, silence, taken
 from warden.ops.drills.stage import (
     SETTLED_S,
     SLOWLY,
@@ -24,6 +24,7 @@ from warden.ops.drills.stage import (
 from warden.ops.drills.traffic import Traffic
 from warden.ops.lab.hosted import HostedCluster
 from warden.ops.lab_cluster import LabCluster, next_version
+from warden.ops.ledger import CDR_S
 from warden.ops.live import LiveCluster
 from warden.ops.namespaces import NamespaceCluster
 from warden.ops.nemesis import PLANNED_GAP_MS, Fault, Handover, SeatMove
@@ -109,16 +110,27 @@ async def under_load(
     gap_ms_max: float | None = PLANNED_GAP_MS,
     lasts_s: float = HEARD_S,
     protects: bool = True,
+    taken_from: str = "",
+    calls_wait: bool | None = None,
+    records_s: float = CDR_S,
 ) -> Report:
     """Let the faults happen in turn, under standing calls and new ones at a steady rate, each for `lasts_s` before it
     is mended; the audio may be away for `gap_ms_max`, None where nothing is promised of it. Where a fault leaves a node
     that `protects` nothing, what begins there meanwhile is promised nothing, and its losses are told beside.
+
+    `taken_from` is a node whose seats others must have before it is mended. `calls_wait` says whether those that begin
+    meanwhile may, and keep their phones busy: by default where the audio may be away for longer than in planned work.
+    All records have to be there `records_s` after the database answers.
     """
+    if calls_wait is None:
+        calls_wait = gap_ms_max is None or gap_ms_max > PLANNED_GAP_MS
     pairs = people(on, size)
     await on.open()
     gaps: list[Gap] = []
     lates: list[Late] = []
-    async with Traffic(on.town, on.checker, pairs, rate_per_s=size.rate_per_s, talk_s=TALK_S) as traffic:
+    went: list[Check] = []
+    rate_per_s = size.rate_per_s
+    async with Traffic(on.town, on.checker, pairs, rate_per_s=rate_per_s, talk_s=TALK_S, went_on=on.went_on) as traffic:
         await asyncio.sleep(SETTLED_S)
         for fault in faults:
             on.say(f"{fault.name} at {size.rate_per_s:g} calls/s")
@@ -126,8 +138,13 @@ async def under_load(
             on.checker.open_window()
             on.lateness.forget()
             traffic.is_protected = protects
+            homes = []
+            if taken_from:
+                homes = [seat for seat, node in (await on.cluster.now_held()).items() if node == taken_from]
             await fault.strike()
             await asyncio.sleep(lasts_s)
+            if taken_from:
+                went.append(taken(taken_from, homes, await on.cluster.now_held()))
             # A node that comes back is part of the work, and must not be heard either.
             await fault.mend()
             traffic.is_protected = True
@@ -137,18 +154,22 @@ async def under_load(
                 gaps.append(gap)
                 on.notes.append(f"{fault.name}: audio gap p50 {gap.p50:.0f}, max {gap.max:.0f} ms; phones late: {late}")
             lates.append(late)
-        offered, planned = traffic.offered, traffic.planned
+        offered, planned = traffic.offered, traffic.planned - (traffic.passed if calls_wait else 0)
     dropped = await on.checker.still_heard() + await on.checker.hang_up_all()
     on.notes += [*(f"set-up failed: {why}" for why in traffic.failed), *(f"dropped: {why}" for why in traffic.dropped)]
     on.notes += [f"lost, and had begun where nothing could be written: {why}" for why in traffic.unprotected]
+    if traffic.setup_s:
+        on.notes.append(f"longest set-up of a call: {max(traffic.setup_s):.2f} s; {traffic.passed} turns had no phones")
     worst = Gap(*(max(values) for values in zip(*((g.p50, g.p99, g.max) for g in gaps), strict=True))) if gaps else None
     late = Late(max(late.p99_ms for late in lates), max(late.max_ms for late in lates))
     checks = [
         at_pace(offered, planned),
         exactly("call set-ups failed", len(traffic.failed), 0),
         exactly(f"calls dropped{'' if protects else ' that were there before'}", dropped + len(traffic.dropped), 0),
+        *([] if calls_wait else [longest_set_up(traffic.setup_s, len(traffic.failed))]),
         *([] if gap_ms_max is None else [silence(worst, late, max_ms=gap_ms_max)]),
-        await on.cdrs(),
+        *went,
+        await on.cdrs(records_s),
     ]
     where = "at one seat" if len(on.seats) == 1 else f"on and between {len(on.seats)} seats"
     setting = (

@@ -35,7 +35,7 @@ async def reconnect(size: Size, say: Say) -> Report:
         await side_by_side([join(phone) for phone in (*phones, *on.town.probers)])
         fault = PowerLoss(on.cluster, "n1")
         on.say(f"{fault.name}: {len(phones):,} connections end with it", bad=True)
-        await fault.strike()
+        await on.strike(fault, on.seats[0])
         await on.cluster.held(on.seats[0], lambda node: node != "n1")
         on.say("the phones connect again, and are called")
         found = await side_by_side([_reach(on, phone) for phone in phones], AT_ONCE)

@@ -53,7 +53,7 @@ async def registrations(size: Size, say: Say) -> Report:
         before = {phone.number for phone in phones if phone.registered is not None}
         fault = PowerLoss(on.cluster, "n1")
         on.say(f"{fault.name}: {len(before):,} are registered there, {len(phones) - len(before):,} are at it", bad=True)
-        await fault.strike()
+        await on.strike(fault, on.seats[0])
         holder = await on.cluster.held(on.seats[0], lambda node: node != "n1")
         refused = [why for why in await joining if why]
         await asyncio.sleep(SETTLED_S)

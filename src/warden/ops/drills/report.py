@@ -13,6 +13,10 @@ LATE_MS_MAX: Final = 10.0
 """Phones that are later than half a packet, at the 99th percentile, cannot tell a gap from their own lateness."""
 LATE_ONCE_MS_MAX: Final = 20.0
 """Nor can those that were once late by a packet tell the longest one."""
+SET_UP_S_MAX: Final = 2.0
+"""An INVITE is said again after 0.5 and 1.5 s (T1), and a phone of the drills answers after 0.1 s: who waits longer has
+lost more than what moving a seat may cost.
+"""
 SILENT: Final = "silent"
 
 
@@ -108,6 +112,28 @@ def alerts_of(before: Mapping[str, str], found: Mapping[str, str], expected: Seq
         Alert(name, found.get(name, SILENT), name in expected, before.get(name) == found.get(name, SILENT))
         for name in sorted({*found, *expected})
     )
+
+
+def longest_set_up(setup_s: Sequence[float], failed: int) -> Check:
+    """Whether nobody who called waited longer than where an INVITE is lost twice; `setup_s` from INVITE to 200. Those
+    that `failed` count by themselves.
+    """
+    promised = f"at most {SET_UP_S_MAX:g} s"
+    if not setup_s:
+        return Check("longest set-up", promised, "no call was", Verdict.UNKNOWN if not failed else Verdict.FAILED)
+    verdict = Verdict.OK if max(setup_s) <= SET_UP_S_MAX else Verdict.FAILED
+    return Check("longest set-up", promised, f"{max(setup_s):.2f} s", verdict)
+
+
+def taken(host: str, homes: Sequence[str], holders: Mapping[str, str]) -> Check:
+    """Whether each of the seats that a host held when it was struck (`homes`) has another holder before it is mended:
+    what a host takes up again by itself has not failed over.
+    """
+    left = [seat for seat in homes if holders.get(seat, "") in ("", host)]
+    what, promised = f"seats of {host} that another node took", f"{len(homes)}"
+    if not homes:
+        return Check(what, "all", f"{host} held none", Verdict.UNKNOWN)
+    return Check(what, promised, f"{len(homes) - len(left)}", Verdict.FAILED if left else Verdict.OK)
 
 
 def at_pace(offered: int, planned: int) -> Check:

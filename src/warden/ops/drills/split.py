@@ -66,7 +66,7 @@ async def _split(on: Stage[NamespaceCluster], size: Size, fault: Freeze | Cut) -
     enough = Verdict.OK if len(heard) > 1 else Verdict.UNKNOWN
     checks = [
         Check("machines that spoke for the seat", "one, then another", f"{len(heard)} in turn", enough),
-        exactly("packets of the old holder behind the new one's first", out_of_turn(speakers.turns), 0),
+        speakers.check("packets of the old holder behind the new one's first", out_of_turn(speakers.turns)),
         exactly("calls dropped", dropped, 0),
         silence(gap, late, p99_ms=fault.gap_ms_max),
         await on.cdrs(),

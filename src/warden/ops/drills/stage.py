@@ -17,10 +17,11 @@ from warden.ops.drills.lateness import Lateness
 from warden.ops.drills.report import Check, Moment, Report, Verdict, exactly, shortened
 from warden.ops.ha.inventory import Option
 from warden.ops.lab.hosted import HostedCluster, hosted_cluster
-from warden.ops.lab_cluster import LabCluster, LogLine, lab_cluster
+from warden.ops.lab_cluster import ADOPTED, LabCluster, LogLine, lab_cluster
 from warden.ops.ledger import CDR_S
 from warden.ops.live import LiveCluster
 from warden.ops.namespaces import CLIENT, Driver, NamespaceCluster, namespace_cluster
+from warden.ops.nemesis import PowerLoss
 from warden.ops.town import Talk, Town
 
 LEASE_S: Final = 1.0
@@ -33,6 +34,9 @@ SETTLED_S: Final = 2.0
 """How long all is well before something happens."""
 
 LOOK_S: Final = 0.2
+
+FORGOTTEN_S: Final = 2.0
+"""A node that hears nobody may be silent for so long before its log tells that another one has its seat."""
 
 ClusterType = TypeVar("ClusterType", LabCluster, NamespaceCluster, HostedCluster, LiveCluster)
 Say = Callable[[str, str, bool], None]
@@ -60,8 +64,16 @@ class Drill(Struct, frozen=True):
     short: Size
 
 
+class Move(Struct, frozen=True):
+    """A seat that another node took than the one that had it, as it was seen in its log at a time in Unix seconds."""
+
+    seat: str
+    to: str
+    seen_at_utc: float
+
+
 class Stage(Generic[ClusterType]):
-    """A drill under way. `seats` are their names, in the order of the town's."""
+    """A drill under way. `seats` are their names, in the order of the town's; `moves` is what became of them so far."""
 
     def __init__(self, drill: Drill, size: Size, cluster: ClusterType, town: Town, say: Say) -> None:
         self.cluster: ClusterType = cluster
@@ -70,6 +82,7 @@ class Stage(Generic[ClusterType]):
         self.seats: Sequence[str] = list(cluster.seats)
         self.checker = Checker(town, self.seats, at_once=AT_ONCE)
         self.notes: list[str] = []
+        self.moves: list[Move] = []
         self._drill = drill
         self._size = size
         self._tell = say
@@ -88,6 +101,14 @@ class Stage(Generic[ClusterType]):
         self._gaps_ms += self.checker.gaps
         return gap
 
+    def went_on(self, talk: Talk, since_utc: float) -> bool:
+        """Whether a seat of the call's phones went to another node soon after a time."""
+        places = {talk.caller.server, talk.callee.server}
+        seats = {name for name, place in self.cluster.seats.items() if place in places}
+        return any(
+            move.seat in seats and since_utc <= move.seen_at_utc <= since_utc + FORGOTTEN_S for move in self.moves
+        )
+
     async def open(self) -> None:
         """Have the phones of the town registered and their calls made."""
         self.checker = Checker(self.town, self.seats, at_once=AT_ONCE)
@@ -99,6 +120,15 @@ class Stage(Generic[ClusterType]):
         gc.collect()
         gc.freeze()
         gc.disable()
+
+    async def strike(self, fault: PowerLoss, seat: str) -> None:
+        """Have the node that holds the seat lose its power. Raises `WardenError` where another node has it: nothing
+        would be proved.
+        """
+        self.cluster.look()
+        if seat not in fault.struck:
+            raise WardenError(f"{fault.name} strikes nobody: {self.cluster.holders.get(seat) or 'no node'} has {seat}")
+        await fault.strike()
 
     async def cdrs(self, within_s: float = CDR_S) -> Check:
         """Whether every call that is over has its CDR, and no other is there."""
@@ -127,6 +157,8 @@ class Stage(Generic[ClusterType]):
     def _hear(self, node: str, line: LogLine) -> None:
         bad = line.level not in ("info", "debug")
         self._say(node, line.event, bad)
+        if (adopted := ADOPTED.match(line.event)) is not None and self.cluster.holders.get(adopted[1]) != node:
+            self.moves.append(Move(adopted[1], node, time.time()))
         if "adopted" in line.event and " 0 calls and 0 " not in line.event:
             self.notes.append(f"{node}: {line.event}")
 
@@ -167,11 +199,13 @@ async def stage_in_namespaces(
 
 @asynccontextmanager
 async def stage_in_lab(
-    drill: Drill, size: Size, say: Say, numbers: Iterable[str], option: Option
+    drill: Drill, size: Size, say: Say, numbers: Iterable[str], option: Option, text: str = ""
 ) -> AsyncIterator[Stage[HostedCluster]]:
-    """The option's cluster, each host with all its programs. Raises `WardenError`, also where that needs root."""
+    """The option's cluster, each host with all its programs; `text` is a cluster file in the place of the option's.
+    Raises `WardenError`, also where that needs root.
+    """
     async with (
-        hosted_cluster(option) as cluster,
+        hosted_cluster(option, text) as cluster,
         _on(drill, size, say, numbers, cluster, cluster.lab.phones_address) as stage,
     ):
         yield stage

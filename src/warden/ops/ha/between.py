@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 
 from warden.ops.ha.findings import Finding
 from warden.ops.ha.reading import Database, database_of, line_of, openings
-from warden.ops.ha.rendered import AGAIN, CONFIG, NFTABLES, PATRONI, Nodes, Texts, line_in, own_addresses
+from warden.ops.ha.rendered import AGAIN, ARBITER, CONFIG, NFTABLES, PATRONI, Nodes, Texts, line_in, own_addresses
 
 Regions = Mapping[str, str]
-"""Host to the name of its region: "" for all where there is one place only."""
+"""Host to the name of its region: "" for all where there is one place only, and for the third site's."""
 Databases = Mapping[str, Mapping[str, Database]]
 """Region to host to the settings of its Patroni."""
 
@@ -22,12 +22,17 @@ def region_by_host(texts: Texts, nodes: Nodes) -> Regions:
     for host, region in regions.items():
         config = nodes[host].config
         stores = {server.host for server in config.redis.nodes} | {member.host for member in config.etcd.nodes}
-        named.update((region, address) for address in {*stores, *config.sip.balancers})
+        arbiter = config.high_availability.arbiter
+        # The first is the region's own.
+        near = {member.host for member in arbiter.nodes[:1]} if arbiter is not None else set()
+        named.update((region, address) for address in {*stores, *near, *config.sip.balancers})
     some = sorted(set(regions.values())) or [""]
     for host, files in texts.items():
         if host not in regions:
             own = own_addresses(files)
-            regions[host] = max(some, key=lambda region: sum(named[region, address] for address in own))
+            likely = max(some, key=lambda region: sum(named[region, address] for address in own))
+            is_third = ARBITER in files and not any(named[likely, address] for address in own)
+            regions[host] = "" if is_third else likely
     return regions
 
 
@@ -37,9 +42,9 @@ def between(texts: Texts, nodes: Nodes, regions: Regions) -> Iterator[Finding]:
         return
     yield from _places(texts, nodes)
     yield from _seats(nodes)
-    databases: dict[str, dict[str, Database]] = {region: {} for region in dict.fromkeys(regions.values())}
+    databases: dict[str, dict[str, Database]] = {region: {} for region in dict.fromkeys(regions.values()) if region}
     for host, files in texts.items():
-        if PATRONI in files and (found := database_of(files[PATRONI])) is not None:
+        if regions[host] and PATRONI in files and (found := database_of(files[PATRONI])) is not None:
             databases[regions[host]][host] = found
     yield from _lists(nodes, databases)
     yield from _copies(texts, databases)

@@ -4,8 +4,8 @@ One frozen tree, checked as a whole when it is loaded (`warden.config.load.read`
 for a single host is for `plan` to say, and how a file looks for the templates.
 """
 
-from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Interface, IPv4Network, ip_address, ip_network
+from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal
 
@@ -14,11 +14,13 @@ from pydantic_core import PydanticCustomError
 
 from warden.config.contradictions import Contradiction
 from warden.config.tree import AdvertiseAddress, Name, Network, Port, Section, Text
+from warden.ops.ha.labels import name_contradictions, repeated
+from warden.ops.ha.sites import RegionName, ThirdSite, Wire, is_on, third_site_contradictions
 
 Option = Literal["active-passive", "active-active", "geo"]
-Role = Literal["pbx", "balancer", "database", "redis", "etcd", "witness", "monitor"]
+Role = Literal["pbx", "balancer", "database", "redis", "etcd", "dns", "witness", "monitor", "arbiter"]
 
-ALL_IN_ONE: Final[tuple[Role, ...]] = ("pbx", "balancer", "database", "redis", "etcd")
+ALL_IN_ONE: Final[tuple[Role, ...]] = ("pbx", "balancer", "database", "redis", "etcd", "dns")
 """What a host does that says nothing of its roles, as in the pictures of the deployment guide."""
 SUCCESSORS_MAX: Final = 8
 """VRRP's priorities end at 255, and two that are close begin at once."""
@@ -29,6 +31,14 @@ REGIONS: Final = 2
 OF_A_REGION: Final = ("network", "cluster_network", "hosts", "seats", "balancer")
 """The keys that each region has of its own, and that stand at the top where there are none."""
 
+PORTS_TAKEN: Final = {
+    22: "SSH", 53: "DNS", 443: "HTTPS", 2379: "etcd", 2380: "etcd", 2381: "the arbiter", 2382: "the arbiter",
+    3000: "Grafana", 5000: "PostgreSQL's leader", 5432: "PostgreSQL", 6379: "Redis", 6380: "Redis", 8008: "Patroni",
+    8404: "HAProxy's statistics", 9000: "Warden's HTTP", 9090: "Prometheus", 9093: "Alertmanager",
+    9100: "an exporter", 9121: "an exporter", 9187: "an exporter", 16379: "Redis", 16380: "Redis", 26379: "Sentinel",
+}  # fmt: skip
+"""What else listens on the hosts (`services` has who may ask it)."""
+
 
 def _domain(text: str) -> str:
     labels = text.rstrip(".").split(".")
@@ -37,39 +47,14 @@ def _domain(text: str) -> str:
     return text.rstrip(".").lower()
 
 
-def _region_name(text: str) -> str:
-    # It is a label in DNS, the name of a replication slot, and a value of metrics.
-    if not (text.isascii() and text.isalnum() and text.lower() == text and len(text) <= 30 and text[0].isalpha()):
-        raise ValueError("must be 1 to 30 lower-case letters and digits, a letter first, for example east")
-    return text
-
-
 def _absolute(text: str) -> str:
     if not PurePosixPath(text).is_absolute() or not text.isprintable() or set(text) & set(" \t\"'\\"):
         raise ValueError("must be an absolute path without blanks, quotes and backslashes")
     return text
 
 
-def _ipv4_network(text: str) -> str:
-    found = ip_network(text, strict=False)
-    if found.version != 4 or found.prefixlen > 30:
-        raise ValueError("must be an IPv4 network, for example 192.168.1.0/24")
-    return str(found)
-
-
 Domain = Annotated[str, AfterValidator(_domain)]
-RegionName = Annotated[str, AfterValidator(_region_name)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
-Interface = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$")]
-
-
-class Wire(Section):
-    """A network that the hosts are on."""
-
-    interface: Interface = "eth0"
-    """What the hosts call their card there."""
-    network: Annotated[Network, AfterValidator(_ipv4_network)] = "192.168.1.0/24"
-    """Its addresses."""
 
 
 class Host(Section):
@@ -81,8 +66,10 @@ class Host(Section):
     """Its own address on `network`. It does not move."""
     cluster_address: AdvertiseAddress | None = None
     """Its own address on `cluster_network`. Not set: `address`."""
-    roles: Annotated[tuple[Role, ...], Field(min_length=1, max_length=7)] = ALL_IN_ONE
-    """What runs there. `witness`: a vote for etcd and for Sentinel, and nothing that phones need."""
+    roles: Annotated[tuple[Role, ...], Field(min_length=1, max_length=9)] = ALL_IN_ONE
+    """What runs there. `witness`: a vote for etcd and for Sentinel, and nothing that phones need. `dns`: a name server
+    of `domain`; no host has it where that is served elsewhere. `arbiter`: with `automatic`, the region's member of the
+    arbiter, where it is not to be on the witness, else the first with etcd."""
 
     @property
     def inside(self) -> str:
@@ -102,12 +89,30 @@ class Seat(Section):
 
 
 class Balancer(Section):
-    """HAProxy's own address: the API over HTTPS, for operators and programs. Calls do not pass there."""
+    """HAProxy's own address: the API over HTTPS, and SIP over streams for phones that know one address only."""
 
     address: AdvertiseAddress | None = None
     """An address that moves between the hosts with the role `balancer`. Not set: each of them at its own."""
     certificate: AbsolutePath = "/etc/ssl/private/pbx.pem"
     """PEM file on the balancers: certificate, intermediate ones and key."""
+
+
+class SipTls(Section):
+    """SIP over TLS, at the seats and at HAProxy's address. The TLS is Warden's own in both cases."""
+
+    certificate: AbsolutePath | None = None
+    """PEM file on the hosts with the role `pbx`: certificate, intermediate ones and key, in a folder that everybody may pass. `install.sh` makes it readable for Warden. Not set: no TLS."""  # noqa: E501
+    port: Port = 5061
+    """TLS' port, at each seat."""
+
+
+class WebSocket(Section):
+    """SIP over WebSocket, for phones in browsers: HAProxy ends the TLS with its own certificate."""
+
+    port: Port | None = None
+    """HAProxy's port; a usual one is 7443. Not set: no WebSocket."""
+    seat_port: Port = 5066
+    """The seats' port, at which only HAProxy is let in."""
 
 
 class Region(Section):
@@ -133,6 +138,9 @@ class Timings(Section):
     """Seconds between keepalived's words; after three that are missed another host takes the address."""
     lease_ttl: Annotated[float, Field(ge=1, le=60, allow_inf_nan=False)] = 10.0
     """Seconds that a node goes on speaking for its seats without the coordinator."""
+    region_lease_ttl: Annotated[float, Field(ge=10, le=60, allow_inf_nan=False)] = 20.0
+    """With `automatic`: seconds that a region goes on speaking for its seats without the arbiter; after as many the
+    other one takes them. More than `lease_ttl`: a host that is lost is the region's own affair."""
     health_interval: Annotated[float, Field(ge=0.2, le=30, allow_inf_nan=False)] = 1.0
     """Seconds between HAProxy's looks at a node; after two that fail it gets no more requests."""
     failover_timeout: Annotated[float, Field(ge=2, le=600, allow_inf_nan=False)] = 30.0
@@ -182,6 +190,8 @@ class Cluster(Section):
     regions: Annotated[tuple[Region, ...], Field(max_length=16)] = ()
     """With `geo`: the two sites, each with its own hosts, seats and networks. The first is primary when the cluster is
     made."""
+    third_site: ThirdSite | None = None
+    """With `geo` and `automatic`: the site that has a vote, and nothing else."""
     automatic: bool = False
     """With `geo`: the other region becomes primary by itself. Refused without a third site that has a vote."""
     timings: Timings = Timings()
@@ -190,12 +200,16 @@ class Cluster(Section):
     """VRRP's number of the first seat; the following ones are for the other seats and the balancer. No other VRRP on the network may have them."""  # noqa: E501
     sip_port: Port = 5060
     """SIP's port, over UDP and TCP, at each seat."""
+    sip_tls: SipTls = SipTls()
+    websocket: WebSocket = WebSocket()
     rtp_ports: tuple[int, int] = (10000, 20000)
     """First and last port for audio."""
     postgresql_version: Annotated[int, Field(ge=15, le=18)] = 15
     """As packaged: 15 on Debian 12, 16 on Ubuntu 24.04, 17 where PostgreSQL's own packages are used."""
     database_memory_mb: Annotated[int, Field(ge=32, le=1_000_000)] = 1024
     """PostgreSQL's shared_buffers: about a quarter of a host's memory."""
+    redis_memory_mb: Annotated[int, Field(ge=64, le=1_000_000)] = 512
+    """Redis' maxmemory, of each of its servers on a host. A call takes some kilobytes; what does not fit is refused."""
     time_servers: Annotated[tuple[Text, ...], Field(min_length=1, max_length=8)] = ("0.pool.ntp.org", "1.pool.ntp.org")
     """Servers that all clocks follow."""
 
@@ -213,6 +227,13 @@ class Cluster(Section):
         return tuple(host for host in everywhere if set(roles) & set(host.roles))
 
     @property
+    def maker(self) -> Host | None:
+        """The host on which is done what is done once for the whole cluster: the first that has etcd. None at a third
+        site, which is not made by itself.
+        """
+        return next(iter(self.hosts_with("etcd", "witness")), None)
+
+    @property
     def has_cluster_redis(self) -> bool:
         """Redis Cluster, else one master with Sentinels."""
         return self.option == "active-active"
@@ -227,19 +248,36 @@ class Cluster(Section):
 
 
 def regions_of(cluster: Cluster) -> tuple[Cluster, ...]:
-    """Each region as the cluster that it is by itself; without regions, the cluster."""
+    """Each region as the cluster that it is by itself; without regions, the cluster. With a third site, one host of
+    each has the role `arbiter`.
+    """
     if cluster.option != "geo":
         return (cluster,)
     return tuple(
         cluster.model_copy(
             update={
                 **{key: getattr(region, key) for key in OF_A_REGION},
+                "hosts": region.hosts if cluster.third_site is None else _with_arbiter(region.hosts),
                 "option": "active-passive" if len(region.seats) == 1 else "active-active",
                 "regions": (),
             }
         )
         for region in cluster.regions
     )
+
+
+def _with_arbiter(hosts: tuple[Host, ...]) -> tuple[Host, ...]:
+    """The hosts of a region, one of them with the role: who has it in the file, else a witness, since its death costs
+    phones nothing, else the first with etcd.
+    """
+    if any("arbiter" in host.roles for host in hosts):
+        return hosts
+    role: Role
+    for role in ("witness", "etcd"):
+        if (chosen := next((host for host in hosts if role in host.roles), None)) is not None:
+            more = {"roles": (*chosen.roles, "arbiter")}
+            return tuple(host.model_copy(update=more) if host is chosen else host for host in hosts)
+    return hosts
 
 
 def contradictions(cluster: Cluster) -> Iterator[Contradiction]:
@@ -251,13 +289,24 @@ def contradictions(cluster: Cluster) -> Iterator[Contradiction]:
             yield Contradiction(("regions", "option"), f"must not be set where the option is {cluster.option}")
         if cluster.automatic:
             yield Contradiction(("automatic", "option"), "is for the option geo; here seats move by themselves always")
+        if cluster.third_site is not None:
+            yield Contradiction(("third_site", "option"), f"must not be set where the option is {cluster.option}")
         yield from _of_one(cluster)
+    if not cluster.automatic:
+        for host in cluster.hosts_with("arbiter"):
+            yield Contradiction(("hosts", "automatic"), f"host {host.name} has the role arbiter: it is for `automatic`")
     timings = cluster.timings
     noticed = max(timings.lease_ttl, 2 * timings.health_interval, timings.patroni_ttl)
     if timings.failover_timeout <= noticed:
         yield Contradiction(
             ("timings.failover_timeout",),
             f"must be more than {noticed:g}, the time after which a loss is noticed at the latest",
+        )
+    if cluster.automatic and not timings.lease_ttl < timings.region_lease_ttl < timings.failover_timeout:
+        yield Contradiction(
+            ("timings.region_lease_ttl", "timings"),
+            f"must be more than lease_ttl ({timings.lease_ttl:g}), for a region must be able to replace a host before "
+            f"it is replaced itself, and less than failover_timeout ({timings.failover_timeout:g})",
         )
     if timings.health_interval * 2 >= timings.lease_ttl:
         yield Contradiction(
@@ -270,11 +319,26 @@ def contradictions(cluster: Cluster) -> Iterator[Contradiction]:
         yield Contradiction(("rtp_ports",), "must be [first, last] within 1024 and 65535, first below last")
     elif first <= cluster.sip_port <= last:
         yield Contradiction(("sip_port", "rtp_ports"), "must not be among rtp_ports")
+    yield from _ports(cluster)
+
+
+def _ports(cluster: Cluster) -> Iterator[Contradiction]:
+    """Everything that a seat's host and HAProxy's listen at must be told apart by its port."""
+    taken = dict(PORTS_TAKEN)
+    for key, port in (
+        ("sip_port", cluster.sip_port),
+        *([("sip_tls.port", cluster.sip_tls.port)] if cluster.sip_tls.certificate is not None else []),
+        *([("websocket.port", cluster.websocket.port)] if cluster.websocket.port is not None else []),
+        *([("websocket.seat_port", cluster.websocket.seat_port)] if cluster.websocket.port is not None else []),
+    ):
+        if port in taken:
+            yield Contradiction((key,), f"{port} is the port of {taken[port]}")
+        taken.setdefault(port, key)
 
 
 def _of_one(cluster: Cluster) -> Iterator[Contradiction]:
     """Of a cluster in one place, or of one region."""
-    yield from _names(cluster)
+    yield from name_contradictions(cluster)
     yield from _addresses(cluster)
     yield from _seats(cluster)
     yield from _quorums(cluster)
@@ -284,12 +348,15 @@ def _regions(cluster: Cluster) -> Iterator[Contradiction]:
     for key in OF_A_REGION:
         if key in cluster.model_fields_set:
             yield Contradiction((key,), "must not be set where the option is geo: each region has its own")
-    if cluster.automatic:
+    if cluster.automatic and cluster.third_site is None:
         yield Contradiction(
             ("automatic",),
-            "must be false: of two sites, each takes a cut line for the other's death, and both would speak for the "
-            "same phones. It needs a third site with a vote, which this file cannot name yet; `warden dr promote` "
-            "moves the calls when you say so",
+            "must be false without a third_site: of two sites, each takes a cut line for the other's death, and both "
+            "would speak for the same phones. With two only, `warden dr promote` moves the calls when you say so",
+        )
+    if cluster.third_site is not None and not cluster.automatic:
+        yield Contradiction(
+            ("third_site", "automatic"), "must not be set where automatic is false: its vote would be asked by nobody"
         )
     if len(cluster.regions) != REGIONS:
         yield Contradiction(
@@ -299,10 +366,12 @@ def _regions(cluster: Cluster) -> Iterator[Contradiction]:
         for found in _of_one(alone):
             keys = (*(f"regions.{place}.{key}" for key in found.keys), *found.keys)
             yield Contradiction(keys, f"region {region.name}: {found.what}")
-    for name in _repeated([region.name for region in cluster.regions]):
+    for name in repeated([region.name for region in cluster.regions]):
         yield Contradiction(("regions",), f"the name {name} is there twice")
     for place, region in enumerate(cluster.regions[1:], 1):
         yield from _between(cluster.regions[0], region, f"regions.{place}")
+    if cluster.third_site is not None:
+        yield from third_site_contradictions(cluster.third_site, cluster.regions)
 
 
 def _between(first: Region, other: Region, at: str) -> Iterator[Contradiction]:
@@ -318,23 +387,22 @@ def _between(first: Region, other: Region, at: str) -> Iterator[Contradiction]:
         yield Contradiction(
             (f"{at}.cluster_network", f"{at}"), f"must be in both regions, {first.name} and {other.name}, or in neither"
         )
+    with_dns = [any("dns" in host.roles for host in region.hosts) for region in (first, other)]
+    if with_dns[0] != with_dns[1]:
+        lost, lacks = (first, other) if with_dns[0] else (other, first)
+        yield Contradiction(
+            (f"{at}.hosts",),
+            f"no host of region {lacks.name} has the role dns: when {lost.name} is lost, phones could ask nobody for "
+            "the seats. It must be in both regions, or in neither",
+        )
     for mine in (first.network, first.cluster_network):
         for its in (other.network, other.cluster_network):
             if mine is not None and its is not None and ip_network(mine.network).overlaps(ip_network(its.network)):
                 what = f"{its.network} of region {other.name} overlaps with {mine.network} of {first.name}"
                 yield Contradiction((f"{at}.network", f"{at}.cluster_network", at), what)
-    for name in _repeated([host.name for region in (first, other) for host in region.hosts]):
-        if name not in _repeated([host.name for host in other.hosts]):
+    for name in repeated([host.name for region in (first, other) for host in region.hosts]):
+        if name not in repeated([host.name for host in other.hosts]):
             yield Contradiction((f"{at}.hosts",), f"a host {name} is in region {first.name} and in {other.name}")
-
-
-def _names(cluster: Cluster) -> Iterator[Contradiction]:
-    for key, names in (
-        ("hosts", [host.name for host in cluster.hosts]),
-        ("seats", [*(seat.name for seat in cluster.seats), *(["balancer"] if cluster.balancer.address else [])]),
-    ):
-        for name in _repeated(names):
-            yield Contradiction((key,), f"the name {name} is there twice")
 
 
 def _addresses(cluster: Cluster) -> Iterator[Contradiction]:
@@ -348,7 +416,7 @@ def _addresses(cluster: Cluster) -> Iterator[Contradiction]:
         if address in taken:
             yield Contradiction((key,), f"{who} has the address of {taken[address]} ({address})")
         taken[address] = who
-        if not _is_on(cluster.network, address):
+        if not is_on(cluster.network, address):
             yield Contradiction((key,), f"{who}: {address} is no address of network {cluster.network.network}")
     if cluster.cluster_network is None:
         for host in cluster.hosts:
@@ -363,9 +431,9 @@ def _addresses(cluster: Cluster) -> Iterator[Contradiction]:
     for host in cluster.hosts:
         if host.cluster_address is None:
             yield Contradiction(("hosts",), f"host {host.name} has no cluster_address on cluster_network")
-        elif not _is_on(cluster.cluster_network, host.cluster_address):
+        elif not is_on(cluster.cluster_network, host.cluster_address):
             yield Contradiction(("hosts",), f"host {host.name}: {host.cluster_address} is no address of {inner}")
-    for address in _repeated([host.cluster_address for host in cluster.hosts if host.cluster_address]):
+    for address in repeated([host.cluster_address for host in cluster.hosts if host.cluster_address]):
         yield Contradiction(("hosts",), f"the cluster_address {address} is there twice")
 
 
@@ -379,7 +447,7 @@ def _seats(cluster: Cluster) -> Iterator[Contradiction]:
         for name in seat.successors:
             if name not in nodes:
                 yield Contradiction(("seats",), f"seat {seat.name}: {name} is no host with the role pbx")
-        for name in _repeated(seat.successors):
+        for name in repeated(seat.successors):
             yield Contradiction(("seats",), f"seat {seat.name} names {name} twice")
         if len(seat.successors) > SUCCESSORS_MAX:
             yield Contradiction(("seats",), f"seat {seat.name} has more than {SUCCESSORS_MAX} successors")
@@ -411,22 +479,24 @@ def _quorums(cluster: Cluster) -> Iterator[Contradiction]:
         )  # fmt: skip
     elif not cluster.has_cluster_redis and len(masters) < 2:
         yield Contradiction(("hosts",), "must name at least two with the role redis: a master and its replica")
+    if len(names := cluster.hosts_with("dns")) == 1:
+        yield Contradiction(
+            ("hosts",),
+            f"only {names[0].name} has the role dns: without it, phones could ask nobody for the seats. Two must have "
+            "it, or none where other name servers have the zone",
+        )
     if not cluster.hosts_with("balancer") and cluster.balancer.address is not None:
         yield Contradiction(("balancer.address", "hosts"), "no host has the role balancer")
+    if cluster.balancer.address is not None and len(cluster.hosts_with("balancer")) > SUCCESSORS_MAX:
+        yield Contradiction(
+            ("balancer.address", "hosts"),
+            f"{len(cluster.hosts_with('balancer'))} hosts have the role balancer: its address moves between "
+            f"{SUCCESSORS_MAX} at most",
+        )
+    if cluster.websocket.port is not None and cluster.balancer.address is None:
+        yield Contradiction(
+            ("balancer.address", "websocket.port"), "must be set where there is WebSocket: HAProxy ends its TLS"
+        )
     last = cluster.virtual_router_id + len(cluster.moving) - 1
     if last > 255:
         yield Contradiction(("virtual_router_id",), f"leaves no room: the last address would have number {last} of 255")
-
-
-def _is_on(wire: Wire, address: str) -> bool:
-    network, here = ip_network(wire.network), ip_address(address)
-    return here in network and here not in (network.network_address, network.broadcast_address)
-
-
-def _repeated(names: Sequence[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
-
-
-def with_prefix(wire: Wire, address: str) -> str:
-    """An address as it is added to the card: `192.168.1.10/24`."""
-    return str(IPv4Interface(f"{address}/{IPv4Network(wire.network).prefixlen}"))

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +23,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from warden.ops.ha.findings import Finding
+from warden.ops.ha.names import NAMED, server_of
 from warden.ops.ha.reading import IPV4, Assignments, assignments, directives
-from warden.ops.ha.rendered import CONFIG, ETCD, HAPROXY, KEEPALIVED, NFTABLES, PATRONI, Texts, config_of
+from warden.ops.ha.rendered import ARBITER, CONFIG, ETCD, HAPROXY, KEEPALIVED, NFTABLES, PATRONI, Texts, config_of
 
 ANSWER_S: Final = 20.0
 """For a program that only reads; they take a fraction of a second."""
@@ -32,6 +34,7 @@ PACKAGES: Final = {
     "haproxy": "haproxy",
     "keepalived": "keepalived",
     "patroni": "patroni",
+    "named-checkconf": "bind9-utils",
     "named-checkzone": "bind9-utils",
     "promtool": "prometheus",
     "nft": "nftables",
@@ -45,6 +48,7 @@ _PATRONI_MAY_SAY: Final = re.compile(
     r"(bootstrap.pg_hba|authentication.rewind) is not defined|is not (available|reachable)|annot assign|already in use"
 )
 """What is of no account: keys that may be missing, and what is not there before there is a cluster."""
+_DROPIN: Final = re.compile(r"etc/systemd/system/([^/]+\.service)\.d/([^/]+\.conf)")
 _PATH: Final = ":".join((os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"))
 
 
@@ -90,6 +94,7 @@ def ask(texts: Texts, zones: Mapping[str, str], scratch: Path) -> Asked:
         ("nft", NFTABLES, _nft),
         ("chronyd", "etc/chrony/conf.d/pbx.conf", _chrony),
         ("systemd-analyze", "etc/systemd/system/pbx.service", _systemd),
+        ("systemd-analyze", "etc/systemd/system/etcd-arbiter.service", _systemd),
         ("promtool", "etc/prometheus/prometheus.yml", _prometheus),
     )
     for program, path, read in readers:
@@ -103,9 +108,12 @@ def ask(texts: Texts, zones: Mapping[str, str], scratch: Path) -> Asked:
         if (found := asked.find("named-checkzone")) is not None:
             asked.checks += 1
             _zone(asked, found, domain, text)
+    _dropins(asked, texts)
+    _names(asked, texts)
     _shells(asked, texts)
     _redis(asked, texts)
-    _etcd(asked, texts)
+    for file in (ETCD, ARBITER):
+        _etcd(asked, texts, file)
     return asked
 
 
@@ -185,6 +193,23 @@ def _systemd(asked: Asked, program: str, file: str, text: str, _: str) -> None:
             asked.say(file, text, said.replace(str(unit), ""))
 
 
+def _dropins(asked: Asked, texts: Texts) -> None:
+    """What is added to units, the host's own ones or Debian's, which need not be here."""
+    for host, files in texts.items():
+        for path, text in files.items():
+            if (added := _DROPIN.fullmatch(path)) is None or (program := asked.find("systemd-analyze")) is None:
+                continue
+            asked.checks += 1
+            folder = asked.folder()
+            unit, copy = folder / added[1], folder / f"{added[1]}.d" / added[2]
+            unit.write_text("[Service]\nExecStart=/bin/true\n")
+            copy.parent.mkdir()
+            copy.write_text(re.sub(r"^(Exec\w+=-?)/\S+", r"\1/bin/true", text, flags=re.MULTILINE))
+            for said in _lines(_run(program, "verify", "--man=no", str(unit))):
+                if str(copy) in said or unit.name in said:
+                    asked.say(f"{host}/{path}", text, said.replace(str(copy), ""))
+
+
 def _prometheus(asked: Asked, program: str, file: str, text: str, _: str) -> None:
     copy = asked.folder() / "prometheus.yml"
     copy.write_text(re.sub(r"^rule_files:.*$", "", text, flags=re.MULTILINE))
@@ -211,6 +236,24 @@ def _zone(asked: Asked, program: str, domain: str, text: str) -> None:
     done = _run(program, "-i", "full", domain, str(copy))
     if done.returncode != 0:
         asked.say(f"dns/{domain}.zone", text, (done.stdout + done.stderr).replace(str(copy), ""))
+
+
+def _names(asked: Asked, texts: Texts) -> None:
+    """A name server's settings with the zones that they name: it would load them as here."""
+    for host, files in texts.items():
+        if NAMED not in files or (program := asked.find("named-checkconf")) is None:
+            continue
+        asked.checks += 1
+        text, folder = files[NAMED], asked.folder()
+        copy = re.sub(r'^(\s*directory) "[^"]*"', rf'\1 "{folder}"', text, flags=re.MULTILINE)
+        for i, path in enumerate(server_of(text).zones.values()):
+            if path in files:
+                (folder / f"{i}.zone").write_text(files[path])
+                copy = copy.replace(f'"/{path}"', f'"{folder / f"{i}.zone"}"')
+        (folder / "named.conf").write_text(copy)
+        done = _run(program, "-z", str(folder / "named.conf"))
+        if done.returncode != 0:
+            asked.say(f"{host}/{NAMED}", text, (done.stdout + done.stderr).replace(f"{folder}/", ""))
 
 
 def _shells(asked: Asked, texts: Texts) -> None:
@@ -243,30 +286,35 @@ def _redis(asked: Asked, texts: Texts) -> None:
                 asked.say(f"{host}/{path}", text, said)
 
 
-def _etcd(asked: Asked, texts: Texts) -> None:
-    voters = {host: assignments(files[ETCD]) for host, files in texts.items() if ETCD in files}
+def _etcd(asked: Asked, texts: Texts, file: str) -> None:
+    voters = {host: assignments(files[file]) for host, files in texts.items() if file in files}
     program = asked.find("etcd") if voters else None
     if program is None:
         return
     # Each region has a cluster of its own, and a token for it.
     for token in sorted({values.get("ETCD_INITIAL_CLUSTER_TOKEN", ("", 0))[0] for values in voters.values()}):
-        _etcd_cluster(asked, program, texts, {
+        _etcd_cluster(asked, program, texts, file, {
             host: values for host, values in voters.items()
             if values.get("ETCD_INITIAL_CLUSTER_TOKEN", ("", 0))[0] == token
         })  # fmt: skip
 
 
-def _etcd_cluster(asked: Asked, program: str, texts: Texts, voters: Mapping[str, Assignments]) -> None:
+def _etcd_cluster(asked: Asked, program: str, texts: Texts, file: str, voters: Mapping[str, Assignments]) -> None:
     """The members are started together, since none is ready by itself."""
     asked.checks += len(voters)
     homes = asked.folder()
+    # Of the arbiter they are in several networks, where the same last octet may be another host's.
+    every = " ".join(value for values in voters.values() for value, _ in values.values())
+    near = {address: f"10.0.0.{i}" for i, address in enumerate(sorted(set(IPV4.findall(every)) - {"127.0.0.1"}), 1)}
     with ExitStack() as stack:
         running = {}
         for host, values in voters.items():
             environ = {
-                name: _at_home(value, homes).replace(",http://127.0.0.1:2379", "")
+                name: _at_home(IPV4.sub(lambda found: near.get(found[0], found[0]), value), homes)
                 for name, (value, _) in values.items()
             }
+            urls = environ.get("ETCD_LISTEN_CLIENT_URLS", "").split(",")
+            environ["ETCD_LISTEN_CLIENT_URLS"] = ",".join(url for url in urls if "//127.0.0.1:" not in url)
             environ["ETCD_DATA_DIR"] = str(homes / host)
             log = homes / f"{host}.log"
             with log.open("wb") as said:
@@ -278,7 +326,7 @@ def _etcd_cluster(asked: Asked, program: str, texts: Texts, voters: Mapping[str,
         for host, (process, log) in running.items():
             why = _until(process, log, lambda said: "ready to serve client requests" in said)
             if why is not None:
-                asked.say(f"{host}/{ETCD}", texts[host][ETCD], why)
+                asked.say(f"{host}/{file}", texts[host][file], why)
 
 
 def _at_home(text: str, folder: Path) -> str:
@@ -342,12 +390,12 @@ def _lines(done: subprocess.CompletedProcess[str]) -> Iterator[str]:
     return (" ".join(line.split()) for line in (done.stdout + done.stderr).splitlines() if line.strip())
 
 
-def certificate() -> bytes:
-    """For HAProxy to have one: signed by itself, good for a day."""
+def certificate(*names: str) -> bytes:
+    """For HAProxy to have one: signed by itself, for DNS names and addresses, good for a day."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "warden")])
     now = datetime.datetime.now(datetime.UTC)
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -355,8 +403,17 @@ def certificate() -> bytes:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now)
         .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
     )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(map(_general, names)), critical=False)
+    certificate = builder.sign(key, hashes.SHA256())
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return certificate.public_bytes(pem) + private
+
+
+def _general(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

@@ -17,6 +17,7 @@ ENVIRONMENT: Final = "etc/warden/environment"
 KEEPALIVED: Final = "etc/keepalived/keepalived.conf"
 HAPROXY: Final = "etc/haproxy/haproxy.cfg"
 ETCD: Final = "etc/default/etcd"
+ARBITER: Final = "etc/default/etcd-arbiter"
 NFTABLES: Final = "etc/nftables.conf"
 ACL: Final = "etc/redis/users.acl"
 PATRONI: Final = "etc/patroni/config.yml"
@@ -32,8 +33,9 @@ def config_of(host: str, files: Mapping[str, str]) -> Document[Config]:
 def own_addresses(files: Mapping[str, str]) -> list[str]:
     """A host's own addresses, as its files tell them."""
     found = [instance.get("unicast_src_ip") for instance in vrrp_instances(files.get(KEEPALIVED, ""))]
-    told = assignments(files.get(ETCD, ""))
-    found += IPV4.findall(told.get("ETCD_ADVERTISE_CLIENT_URLS", ("", 0))[0])
+    for member in (ETCD, ARBITER):
+        told = assignments(files.get(member, ""))
+        found += IPV4.findall(told.get("ETCD_ADVERTISE_CLIENT_URLS", ("", 0))[0])
     for path, text in files.items():
         if path.startswith("etc/redis/redis"):
             found += [word for _, words in directives(text) if words[0] == "bind" for word in words[1:]]

@@ -6,11 +6,15 @@ from typing import Final
 
 from warden.config.tree import Config
 from warden.ops.ha.between import between, region_by_host
+from warden.ops.ha.etcd_rules import arbiter, asked_members, quorum
 from warden.ops.ha.findings import Finding
-from warden.ops.ha.reading import IPV4, Vrrp, assignments, database_of, directives, line_of, openings, vrrp_instances
+from warden.ops.ha.names import names
+from warden.ops.ha.passage import passage
+from warden.ops.ha.reading import Vrrp, assignments, database_of, directives, line_of, openings, vrrp_instances
 from warden.ops.ha.rendered import (
     ACL,
     AGAIN,
+    ARBITER,
     CONFIG,
     ETCD,
     HAPROXY,
@@ -24,14 +28,27 @@ from warden.ops.ha.rendered import (
     own_addresses,
 )
 
+
+def _arbiter(config: Config) -> object:
+    """All of it but the order of its members, which begins with the region's own."""
+    asked = config.high_availability.arbiter
+    if asked is None:
+        return None
+    password = asked.password and asked.password.get_secret_value()
+    return sorted((node.host, node.port) for node in asked.nodes), asked.user, password, asked.lease_ttl
+
+
 Key = tuple[str, Callable[[Config], object]]
 EVERYWHERE: Final[tuple[Key, ...]] = (
     ("high_availability.cluster_name", lambda config: config.high_availability.cluster_name),
     ("high_availability.regions", lambda config: config.high_availability.regions),
     ("high_availability.failover_driver", lambda config: config.high_availability.failover_driver),
     ("high_availability.lease_ttl", lambda config: config.high_availability.lease_ttl),
+    ("high_availability.arbiter", _arbiter),
     ("secret", lambda config: config.secret and config.secret.get_secret_value()),
     ("sip.realm", lambda config: config.sip.realm),
+    ("sip.tls", lambda config: config.sip.tls),
+    ("sip.websocket", lambda config: config.sip.websocket),
     ("rtp.port_range", lambda config: config.rtp.port_range),
 )
 """What must be the same on all nodes."""
@@ -54,7 +71,11 @@ def check(texts: Texts) -> list[Finding]:
         _times(texts, nodes, vrrp),
         _doors(texts, nodes),
         _open_doors(texts),
+        passage(texts, nodes),
         between(texts, nodes, regions),
+        quorum(texts, ARBITER),
+        arbiter(texts, nodes, regions),
+        names(texts, nodes),
     ]
     for region in dict.fromkeys(regions.values()):
         here = {host: files for host, files in texts.items() if regions[host] == region}
@@ -62,7 +83,8 @@ def check(texts: Texts) -> list[Finding]:
         rules += [
             _same(nodes_here, IN_A_REGION),
             _vrrp({host: found for host, found in vrrp.items() if host in here}),
-            _etcd(here, nodes_here),
+            quorum(here, ETCD),
+            asked_members(here, nodes_here),
             _redis(here),
         ]
     return sorted({finding for rule in rules for finding in rule})
@@ -154,31 +176,6 @@ def _peers(name: str, host: str, instance: Vrrp, group: list[tuple[str, Vrrp]]) 
             yield Finding(f"{host}/{KEEPALIVED}", instance.line, what, f"add {source}")
 
 
-def _etcd(texts: Texts, nodes: Nodes) -> Iterator[Finding]:
-    members: dict[str, tuple[str, int]] = {}
-    for host, files in texts.items():
-        if ETCD in files:
-            members[host] = assignments(files[ETCD]).get("ETCD_INITIAL_CLUSTER", ("", 0))
-    if not members:
-        return
-    common = Counter(value for value, _ in members.values()).most_common(1)[0][0]
-    size = len([one for one in common.split(",") if one])
-    for host, (value, line) in members.items():
-        if value != common:
-            yield Finding(f"{host}/{ETCD}", line, "ETCD_INITIAL_CLUSTER is not as on the other hosts", AGAIN)
-        elif size < 3 or size % 2 == 0:
-            what = f"{size} members: must be an odd number of at least three"
-            yield Finding(f"{host}/{ETCD}", line, what, "one less bears the same loss; one more bears another")
-        elif f"{assignments(texts[host][ETCD]).get('ETCD_NAME', ('', 0))[0]}=" not in value:
-            yield Finding(f"{host}/{ETCD}", line, "ETCD_INITIAL_CLUSTER does not name this host", AGAIN)
-    hosts = set(IPV4.findall(common))
-    for host, node in nodes.items():
-        for i, member in enumerate(node.config.etcd.nodes):
-            if IPV4.fullmatch(member.host) and member.host not in hosts:
-                line = node.lines.get(("etcd", "nodes", i), 0)
-                yield Finding(f"{host}/{CONFIG}", line, f"etcd.nodes: {member.host} is no member of etcd", AGAIN)
-
-
 def _redis(texts: Texts) -> Iterator[Finding]:
     lists = {host: files[ACL] for host, files in texts.items() if ACL in files}
     common = Counter(lists.values()).most_common(1)
@@ -217,6 +214,14 @@ def _times(texts: Texts, nodes: Nodes, vrrp: Mapping[str, list[Vrrp]]) -> Iterat
                 f"lease_ttl ({cluster.lease_ttl:g} s) must be less than failover_timeout ({cluster.failover_timeout:g})"
             )
             yield Finding(f"{host}/{CONFIG}", line, what, "a fail-over would be called failed while it is under way")
+        asked = cluster.arbiter
+        if asked is not None and not cluster.lease_ttl < asked.lease_ttl < cluster.failover_timeout:
+            what = (
+                f"arbiter.lease_ttl ({asked.lease_ttl:g} s) must be more than lease_ttl ({cluster.lease_ttl:g}) and "
+                f"less than failover_timeout ({cluster.failover_timeout:g})"
+            )
+            line = line_in(node, "high_availability.arbiter.lease_ttl")
+            yield Finding(f"{host}/{CONFIG}", line, what, "timings.region_lease_ttl in cluster.yml")
         for instance in vrrp.get(host, []):
             advert = float(instance.get("advert_int") or 1)
             if 3 * advert >= cluster.lease_ttl:
@@ -260,6 +265,8 @@ def _asked(host: str, files: Mapping[str, str], nodes: Nodes) -> Iterator[tuple[
         yield from ((CONFIG, server.host, server.port) for server in config.redis.nodes)
         yield from ((CONFIG, member.host, member.port) for member in config.etcd.nodes)
         yield from ((CONFIG, server.host, server.port) for server in config.database.patroni.nodes)
+        if config.high_availability.arbiter is not None:
+            yield from ((CONFIG, member.host, member.port) for member in config.high_availability.arbiter.nodes)
         for region in config.high_availability.regions:
             yield from ((CONFIG, other.host, other.port) for other in region.nodes)
     if (database := database_of(files.get(PATRONI, ""))) is not None:
@@ -268,10 +275,11 @@ def _asked(host: str, files: Mapping[str, str], nodes: Nodes) -> Iterator[tuple[
         if words[0] == "server" and len(words) > 2:
             address, _, port = words[2].rpartition(":")
             yield HAPROXY, address, int(port) if port.isdigit() else 0
-    for url in assignments(files.get(ETCD, "")).get("ETCD_INITIAL_CLUSTER", ("", 0))[0].split(","):
-        address, _, port = url.rpartition("//")[2].rpartition(":")
-        if port.isdigit():
-            yield ETCD, address, int(port)
+    for file in (ETCD, ARBITER):
+        for url in assignments(files.get(file, "")).get("ETCD_INITIAL_CLUSTER", ("", 0))[0].split(","):
+            address, _, port = url.rpartition("//")[2].rpartition(":")
+            if port.isdigit():
+                yield file, address, int(port)
     for path, text in files.items():
         if path.startswith("etc/redis/redis-"):
             # What the servers of a cluster tell each other goes to the port and 10,000.
@@ -292,7 +300,7 @@ def _open_doors(texts: Texts) -> Iterator[Finding]:
                 yield Finding(
                     f"{host}/{HAPROXY}", number, "HAProxy has no mode udp", "audio goes to the seat's address"
                 )
-        inner = {5432, 6379, 6380, 2379, 2380, 8008}
+        inner = {5432, 6379, 6380, 2379, 2380, 2381, 2382, 8008}
         for opening in openings(files.get(NFTABLES, "")):
             if not opening.sources and (open_ports := inner & set(opening.ports)):
                 line = line_of(files[NFTABLES], f"dport {opening.ports.start}")

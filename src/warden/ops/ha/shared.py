@@ -20,6 +20,10 @@ _PLACES: Final[tuple[tuple[Role, str, str], ...]] = (
 )
 
 
+_EXAMPLES: Final = ("etc/prometheus/alertmanager.yml",)
+"""Whom an alert wakes, the operator writes."""
+
+
 def shared_files() -> Mapping[Role, Files]:
     """By the role that has them, and their paths on the host; none where Warden was installed without them."""
     found: dict[Role, dict[str, File]] = {}
@@ -29,5 +33,7 @@ def shared_files() -> Mapping[Role, Files]:
         for path in [place] if place.is_file() else sorted(place.rglob("*")):
             if path.is_file() and path.suffix in {".yml", ".json"}:
                 target = there if path == place else f"{there}/{path.relative_to(place)}"
-                found.setdefault(role, {})[target] = File(path.read_text(encoding="utf-8"))
+                found.setdefault(role, {})[target] = File(
+                    path.read_text(encoding="utf-8"), put="put_once" if target in _EXAMPLES else "put"
+                )
     return found

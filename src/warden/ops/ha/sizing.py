@@ -58,7 +58,9 @@ OPTIONS: Final[dict[Option, Worth]] = {
     "active-active": Worth("99.99%", "medium", "medium deployments (100-500 users)"),
     "geo": Worth("99.999%", "high", "enterprise (> 500 users, multi-site)"),
 }
-"""The guide's words. Of geo its figure holds only for who promotes the other region within seconds (errata 20)."""
+"""The guide's words. Of geo its figure holds only with a third site that has a vote, or for who promotes the other
+region within seconds (errata 20).
+"""
 
 SERVER_USD: Final = 3000
 NETWORK_USD: Final = 2000
@@ -106,7 +108,9 @@ def need_of(users: int) -> Need:
 
 
 def cost_of(size: Size, option: Option) -> tuple[int, int]:
-    """US dollars, once and per year, by the guide's prices, of all regions."""
-    regions = REGIONS if option == "geo" else 1
+    """US dollars, once and per year, by the guide's prices, of all sites. A third one has a server and a line."""
     once = size.nodes * SERVER_USD + NETWORK_USD + STORAGE_USD
-    return regions * once, regions * (size.nodes * POWER_PER_SERVER_USD + BANDWIDTH_USD)
+    yearly = size.nodes * POWER_PER_SERVER_USD + BANDWIDTH_USD
+    if option == "geo":
+        return REGIONS * once + SERVER_USD, REGIONS * yearly + POWER_PER_SERVER_USD + BANDWIDTH_USD
+    return once, yearly

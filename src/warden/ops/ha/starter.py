@@ -10,6 +10,7 @@ option: {option}
 cluster_name: pbx-production
 domain: example.com
 users: {users}
+postgresql_version: 15  # 16 on Ubuntu 24.04
 
 """
 
@@ -26,6 +27,13 @@ _WHO = """\
 phones: [192.168.0.0/16]
 operators: []
 
+# Certificate and key of SIP over TLS, in one file on every host; the phones look for the domain's name in it. Without
+# this line there is no TLS.
+sip_tls: {certificate: /etc/warden/sip.pem}
+
+# Phones in browsers: wss://, at HAProxy's address.
+websocket: {port: 7443}
+
 """
 
 _PASSIVE = """\
@@ -39,13 +47,13 @@ hosts:
 seats:
   - {name: main, address: 192.168.1.100, successors: [pbx1, pbx2]}
 
-# Where operators find the API, on whichever host is well.
+# HAProxy's address, on whichever host is well: the API, and SIP for phones that know one address only.
 balancer: {address: 192.168.1.99, certificate: /etc/ssl/private/pbx.pem}
 """
 
 _GEO = """\
 # Two sites, each a cluster by itself. The first is primary when the cluster is made: its database is the one that the
-# other's is a copy of. The other's hosts wait, with all calls and registrations, for `warden dr promote`.
+# other's is a copy of. The other's hosts wait, with all calls and registrations.
 regions:
 """
 
@@ -63,34 +71,55 @@ _REGION = """\
     balancer: {{address: 192.168.{net}.99, certificate: /etc/ssl/private/pbx.pem}}
 """
 
+_THIRD = """
+# When the first site is lost, the other one takes its calls by itself. That takes a third site, with one small host,
+# whose vote says which of the two is cut off: of two alone, each takes a cut line for the other's death. It must share
+# neither power nor uplink with them. With two sites only, remove what follows: `warden dr promote` is then yours to do.
+automatic: true
+third_site:
+  name: south
+  network: {interface: eth0, network: 192.168.3.0/24}
+  host: {name: arbiter, address: 192.168.3.10}
+"""
 
-def starter(option: Option, users: int = 0) -> str:
-    """The text of a file for the option; `users` 0 takes the guide's number."""
+
+def starter(option: Option, users: int = 0, *, automatic: bool = True) -> str:
+    """The text of a file for the option; `users` 0 takes the guide's number. `automatic`: of geo, with a third site."""
     if option == "active-passive":
         return _HEAD.format(option=option, users=users or 100) + _ALONE + _WHO + _PASSIVE
     if option == "geo":
         sites = (_REGION.format(name=name, net=net) for net, name in enumerate(("east", "west"), 1))
-        return _HEAD.format(option=option, users=users or 1000) + _WHO + _GEO + "".join(sites)
+        text = _HEAD.format(option=option, users=users or 1000) + _WHO + _GEO + "".join(sites)
+        return text + _THIRD if automatic else text
     users = users or 500
     nodes = max(3, size_for(users).nodes)
     names = [f"pbx{i + 1}" for i in range(nodes)]
     lines = ["# Every host carries calls, and what a host does by itself is in `roles` (not set: all of these)."]
     lines.append(
-        "#   roles: [pbx, balancer, database, redis, etcd]" if nodes == 3 else "# Three of them keep the data."
+        "#   roles: [pbx, balancer, database, redis, etcd, dns]"
+        if nodes == 3
+        else "# Three of them keep the data and serve DNS."
     )
     lines.append("hosts:")
     for i, name in enumerate(names):
         roles = (
-            (", roles: [pbx, balancer, database, redis, etcd, monitor]" if i == 0 else "")
+            (", roles: [pbx, balancer, database, redis, etcd, dns, monitor]" if i == 0 else "")
             if i < 3
             else ", roles: [pbx, balancer]"
         )
         lines.append(f"  - {{name: {name}, address: 192.168.1.{10 + i}{roles}}}")
+    lines += [
+        "  # A host of its own that watches is better, since nobody tells of the death of one that watches itself:",
+        "  # - {name: watch, address: 192.168.1.20, roles: [monitor]}",
+    ]
     lines += ["", "# An address for each host, and who takes it when that host is gone, each another one."]
     lines.append("seats:")
     for i in range(nodes):
         order = ", ".join(names[i:] + names[:i])
         lines.append(f"  - {{name: seat{i + 1}, address: 192.168.1.{101 + i}, successors: [{order}]}}")
-    lines += ["", "# Where operators find the API, on whichever host is well."]
+    lines += [
+        "",
+        "# HAProxy's address, on whichever host is well: the API, and SIP for phones that know one address only.",
+    ]
     lines.append("balancer: {address: 192.168.1.100, certificate: /etc/ssl/private/pbx.pem}")
     return _HEAD.format(option=option, users=users) + _ALONE + _WHO + "\n".join(lines) + "\n"

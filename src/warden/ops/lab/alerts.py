@@ -67,7 +67,7 @@ async def alerts(lab: Lab, since_s: float) -> dict[str, str]:
 
 
 async def _ask(lab: Lab, what: str, *data: str) -> str:
-    hosts = lab.cluster.hosts_with("monitor")
+    hosts = lab.region.hosts_with("monitor")
     if not hosts:
         raise WardenError("alerts: no host has the role monitor")
     words = ["curl", "--silent", "--show-error", "--fail", "--max-time", "5", "--get"]

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 import warden
 from warden.core.errors import WardenError
@@ -12,7 +12,7 @@ from warden.ops.ha.inventory import Seat
 from warden.ops.lab.host import Host
 from warden.ops.lab.hosted import HostedCluster
 from warden.ops.lab_cluster import next_version
-from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS
+from warden.ops.nemesis import PLANNED_GAP_MS, VRRP_GAP_MS, frozen_gap_ms
 from warden.ops.upgrade import Places, upgrade
 
 UNHEARD_MS: Final = PLANNED_GAP_MS
@@ -36,8 +36,10 @@ class HostFault:
 
     @property
     def struck(self) -> list[str]:
-        """The seats whose calls are listened to: those that are there."""
+        """The seats whose calls are listened to: those that are there, or all where nobody is to hear of it."""
         self.cluster.look()
+        if self.gap_ms_max == UNHEARD_MS:
+            return list(self.cluster.seats)
         return [seat for seat, holder in self.cluster.holders.items() if holder == self.host.name]
 
     async def settled(self) -> None:
@@ -144,10 +146,7 @@ class Killed(HostFault):
 
     async def strike(self) -> None:
         """As `Fault.strike`."""
-        pids = [pid for program in self._programs for pid in self.host.pids_of(program)]
-        if not pids:
-            raise WardenError(f"{self.host.name} runs no {' and no '.join(self._programs)}")
-        _signal(pids, signal.SIGKILL)
+        _signal(running(self.host, *self._programs), signal.SIGKILL)
 
     async def mend(self) -> None:
         """As `Fault.mend`."""
@@ -164,9 +163,9 @@ class RedisKilled(HostFault):
 
     async def strike(self) -> None:
         """As `Fault.strike`."""
-        servers = [self.cluster.lab.hosts[host.name] for host in self.cluster.lab.cluster.hosts_with("redis")]
+        servers = [self.cluster.lab.hosts[host.name] for host in self.cluster.lab.region.hosts_with("redis")]
         # The exporter beside each is a program of its own, and not what is lost.
-        _signal([pid for server in servers for pid in server.pids_of("/usr/bin/redis-server")], signal.SIGKILL)
+        _signal([pid for server in servers for pid in running(server, "/usr/bin/redis-server")], signal.SIGKILL)
 
     async def mend(self) -> None:
         """As `Fault.mend`."""
@@ -190,18 +189,17 @@ class DatabaseKilled(Killed):
 class Frozen(HostFault):
     """Every process of Warden on the host stands still for some seconds, and goes on as if nothing had been."""
 
-    gap_ms_max = None
-
     def __init__(self, cluster: HostedCluster, host: str) -> None:
         super().__init__(cluster, host, "SIGSTOP of Warden on")
+        self.gap_ms_max = frozen_gap_ms(cluster.lab.cluster.timings.health_interval)
 
     async def strike(self) -> None:
         """As `Fault.strike`."""
-        _signal(self.host.pids_of("warden"), signal.SIGSTOP)
+        _signal(running(self.host, "warden"), signal.SIGSTOP)
 
     async def mend(self) -> None:
         """As `Fault.mend`."""
-        _signal(self.host.pids_of("warden"), signal.SIGCONT)
+        _signal(running(self.host, "warden"), signal.SIGCONT)
         await self.settled()
 
 
@@ -295,6 +293,37 @@ class Minority(HostFault):
         await self.settled()
 
 
+class LineCut(HostFault):
+    """No packet passes between the two regions any more. Phones reach both."""
+
+    def __init__(self, cluster: HostedCluster, host: str) -> None:
+        """`host` is where the calls are listened to."""
+        super().__init__(cluster, host, "")
+        lab = cluster.lab
+        self.name = f"line cut between {' and '.join(lab.regions)}"
+        here = lab.region
+        # Both directions, on the hosts of the other region alone: the phones are in the primary one's network.
+        self._cut = [host.name for one in lab.regions.values() if one is not here for host in one.hosts]
+        every = {address for one in here.hosts for address in (one.address, one.inside)}
+        whom = f"{{ {', '.join(sorted(every | set(here.moving.values())))} }}"
+        self._rules = (
+            f"add table inet line; {_chain('line', 'input')}; {_chain('line', 'output')}; "
+            f"add rule inet line input ip saddr {whom} drop; add rule inet line output ip daddr {whom} drop"
+        )
+
+    async def strike(self) -> None:
+        """As `Fault.strike`."""
+        await self._at_all(self._rules)
+
+    async def mend(self) -> None:
+        """As `Fault.mend`."""
+        await self._at_all("delete table inet line")
+        await self.settled()
+
+    async def _at_all(self, rules: str) -> None:
+        await asyncio.gather(*(self.cluster.lab.run(name, "nft", rules) for name in self._cut))
+
+
 class StoresUnreachable(HostFault):
     """A host reaches neither Redis, etcd nor PostgreSQL of any other, and all else: a partition of the stores."""
 
@@ -316,6 +345,25 @@ class StoresUnreachable(HostFault):
         """As `Fault.mend`."""
         await self.host.run("nft", "delete", "table", "inet", "apart")
         await self.settled()
+
+
+class Runs(Protocol):
+    """A host, as far as it says what runs on it."""
+
+    name: str
+
+    def pids_of(self, program: str) -> list[int]:
+        """As `Host.pids_of`."""
+
+
+def running(host: Runs, *programs: str) -> list[int]:
+    """The processes of these programs. Raises `WardenError` where one of them has none: to strike nothing shows
+    nothing.
+    """
+    found = {program: host.pids_of(program) for program in programs}
+    if missing := [program for program, pids in found.items() if not pids]:
+        raise WardenError(f"{host.name} runs no {' and no '.join(missing)}")
+    return [pid for pids in found.values() for pid in pids]
 
 
 def _chain(table: str, hook: str) -> str:

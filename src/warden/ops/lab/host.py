@@ -123,6 +123,11 @@ class Host:
         shown = ip("-n", self.namespace, "-o", "-4", "addr", "show").splitlines()
         return [line.split()[3].partition("/")[0] for line in shown if " lo " not in line]
 
+    def mac(self, wire: str) -> str:
+        """The hardware address of its card in a network. Raises `WardenError`."""
+        shown = ip("-n", self.namespace, "-o", "link", "show", "dev", self._card(wire).interface).split()
+        return shown[shown.index("link/ether") + 1]
+
     # What runs
 
     async def systemctl(self, *words: str) -> str:

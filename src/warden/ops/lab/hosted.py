@@ -3,6 +3,7 @@ program of the deployment guide around them.
 """
 
 import asyncio
+import re
 import shutil
 import tempfile
 import time
@@ -22,6 +23,7 @@ from warden.ops.ha.starter import starter
 from warden.ops.lab.host import Host
 from warden.ops.lab.lab import Health, Lab
 from warden.ops.lab_cluster import ADOPTED, LogLine, lines_of
+from warden.ops.lab_postgres import binaries
 from warden.ops.netns import entered
 from warden.store.durable import SqlDurable, open_durable
 from warden.switch.directory import new_extension
@@ -32,9 +34,14 @@ POLL_S: Final = 0.02
 TOKEN: Final = "/var/lib/warden/operator.token"  # noqa: S105 - where it is
 
 
-def small(option: Option) -> str:
-    """The option's cluster file, as it fits on one machine."""
-    return starter(option) + "\ndatabase_memory_mb: 64\n"
+def small(option: Option, *, automatic: bool = True) -> str:
+    """The option's cluster file, as it fits on this machine; `automatic` as for `starter`. Raises `WardenError` where
+    there is no PostgreSQL.
+    """
+    text = starter(option, automatic=automatic) + "\ndatabase_memory_mb: 64\nredis_memory_mb: 64\n"
+    # As Debian packages it: /usr/lib/postgresql/VERSION/bin.
+    version = binaries().parent.name
+    return re.sub(r"(?<=^postgresql_version: )\d+", version, text, flags=re.MULTILINE) if version.isdigit() else text
 
 
 class HostedNode:
@@ -111,6 +118,11 @@ class HostedCluster:
         self._region = {host.name: name for name, region in lab.regions.items() for host in region.hosts}
         self._adoptions: dict[str, dict[tuple[str, int], str]] = {seat: {} for seat in self.seats}
 
+    @property
+    def adoptions(self) -> int:
+        """How often a seat was taken by a node, so far as it was looked."""
+        return sum(len(found) for found in self._adoptions.values())
+
     async def start(self, passwords: Mapping[str, str]) -> None:
         """Have the lab up, with an extension for each number in `passwords`. Raises `WardenError`."""
         await self.lab.up(lambda _what: None)
@@ -136,6 +148,11 @@ class HostedCluster:
                 self.holders[seat] = here[max(here)]
         return lines
 
+    async def now_held(self) -> dict[str, str]:
+        """Seat to node, as the nodes' logs tell by now."""
+        self.look()
+        return dict(self.holders)
+
     async def held(self, seat: str, by: Callable[[str], bool]) -> str:
         """Wait until the seat is held by a node as wanted; that node. Raises `WardenError`."""
         until = time.monotonic() + READY_S
@@ -152,7 +169,7 @@ class HostedCluster:
 
         async def ask() -> None:
             nonlocal found
-            for host in self.lab.cluster.hosts_with("database"):
+            for host in self.lab.region.hosts_with("database"):
                 here = self.lab.hosts[host.name]
                 with suppress(WardenError):
                     await here.run(

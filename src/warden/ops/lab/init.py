@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ STOP_S = 60.0
 CHANGED = ("etc", "var", "opt", "usr/local")
 RUN_FOLDERS = {
     "haproxy": "haproxy", "postgresql": "postgres", "redis": "redis", "sentinel": "redis", "warden": "root",
-    "prometheus": "prometheus", "lock": "root",
+    "prometheus": "prometheus", "lock": "root", "named": "bind",
 }  # fmt: skip
 ENVIRON = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -68,6 +69,7 @@ class Unit:
         self.wanted = False
         self.process: subprocess.Popen[bytes] | None = None
         self.again_at = 0.0
+        self.started_at_utc = 0.0
         self.starts = 0
 
 
@@ -97,21 +99,30 @@ class Init:
             return 0, "".join(f"{unit.name} {self._state(unit)} {unit.starts}\n" for unit in self.units.values())
         status, said = 0, ""
         for name in names:
+            if verb == "enable":
+                self._enabled.touch()
+                if name not in self._enabled.read_text().split():
+                    self._enabled.write_text(self._enabled.read_text() + name + "\n")
             if verb in ("start", "restart") or (verb == "enable" and "--now" in flags):
+                # Nobody waits for a unit here, with `--no-block` or without.
                 problem = self._start(name, again=verb == "restart")
-                if verb == "enable":
-                    self._enabled.touch()
-                    if name not in self._enabled.read_text().split():
-                        self._enabled.write_text(self._enabled.read_text() + name + "\n")
                 status, said = (1, said + problem + "\n") if problem else (status, said)
             elif verb in ("stop", "disable") and name in self.units:
                 self._stop(self.units[name], signal.SIGTERM)
             elif verb == "kill" and name in self.units:
-                # As a program that dies: the unit stays wanted, and starts again.
-                self._signal(self.units[name], signal.SIGKILL)
+                # As programs that die: the unit stays wanted, and starts again.
+                named = next((flag.partition("=")[2] for flag in flags if flag.startswith("--signal=")), "SIGTERM")
+                for pid in _all_of(self.units[name]):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.Signals[named])
+            elif verb == "reload" and name in self.units:
+                self._signal(self.units[name], signal.SIGHUP)
             elif verb == "is-active":
                 state = self._state(self.units[name]) if name in self.units else "inactive"
                 status, said = (status if state == "active" else 3), said + state + "\n"
+            elif verb == "show" and name in self.units:
+                # Of all that is known of a unit, since when it runs.
+                said += f"@{self.units[name].started_at_utc:.6f}\n"
         return status, said
 
     def tick(self) -> None:
@@ -160,6 +171,7 @@ class Init:
 
     def _run(self, unit: Unit) -> None:
         unit.starts += 1
+        unit.started_at_utc = time.time()
         with (self.folder / "log" / unit.name).open("ab") as log:
             unit.process = subprocess.Popen(
                 unit.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**ENVIRON, **unit.environ},
@@ -185,6 +197,23 @@ class Init:
         return "active" if unit.process is not None else "activating" if unit.wanted else "inactive"
 
 
+def _all_of(unit: Unit) -> list[int]:
+    """The processes of a unit: what it runs, and what that has started."""
+    if unit.process is None:
+        return []
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            # It has ended meanwhile.
+            continue
+    found = [unit.process.pid]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found
+
+
 def unit_of(name: str) -> Unit | list[str] | None:
     """What a unit runs, as Debian's own files and those of the host have it: a program, a command that is done at once,
     or nothing. Raises `LookupError` for one that a lab's host does not know.
@@ -196,9 +225,14 @@ def unit_of(name: str) -> Unit | list[str] | None:
     if kind in ("chrony", "postgresql", "grafana-server", "prometheus-alertmanager"):
         # There is one clock for all hosts, and nobody to be called at night.
         return None
-    if kind == "pbx":
-        words = _settings(Path("/etc/systemd/system/pbx.service"))
-        return Unit(name, words["ExecStart"].split(), "root", _variables(words["EnvironmentFile"].lstrip("-")), after)
+    if kind in ("pbx", "etcd-arbiter"):
+        # The host's own, with the user that the machine has.
+        words = _settings(Path(f"/etc/systemd/system/{kind}.service"))
+        user = "root" if kind == "pbx" else words["User"]
+        folder = Path("/var/lib") / words["StateDirectory"]
+        folder.mkdir(mode=int(words["StateDirectoryMode"], 8), exist_ok=True)
+        shutil.chown(folder, user, user)
+        return Unit(name, words["ExecStart"].split(), user, _variables(words["EnvironmentFile"].lstrip("-")), after)
     commands: dict[str, tuple[str, list[str], str]] = {
         "etcd": ("etcd", ["/usr/bin/etcd"], "/etc/default/etcd"),
         "redis-server": ("redis", ["/usr/bin/redis-server", f"/etc/redis/redis-{instance}.conf"], ""),
@@ -206,6 +240,8 @@ def unit_of(name: str) -> Unit | list[str] | None:
         "patroni": ("postgres", ["/usr/bin/patroni", "/etc/patroni/config.yml"], ""),
         "haproxy": ("root", ["/usr/sbin/haproxy", "-db", "-f", "/etc/haproxy/haproxy.cfg"], ""),
         "keepalived": ("root", ["/usr/sbin/keepalived", "--dont-fork", "--vrrp", "--log-console", "--log-detail"], ""),
+        # One thread does: a host of the lab has no processor of its own. What it says goes where the others' words go.
+        "named": ("root", ["/usr/sbin/named", "-g", "-n", "1", "-u", "bind"], ""),
         "prometheus": ("prometheus", ["/usr/bin/prometheus", "--config.file=/etc/prometheus/prometheus.yml",
                                       "--storage.tsdb.path=/var/lib/prometheus/metrics2"], ""),
     }  # fmt: skip

@@ -20,15 +20,18 @@ from msgspec import Struct
 
 import warden
 from warden.config.load import parse
+from warden.core.address import Address
 from warden.core.errors import ConfigError, WardenError
 from warden.ops.ha import inventory
 from warden.ops.ha.folder import write
-from warden.ops.ha.inventory import Cluster, Seat, Wire, with_prefix
+from warden.ops.ha.inventory import Cluster, Seat
+from warden.ops.ha.names import DNS_PORT
 from warden.ops.ha.programs import certificate
-from warden.ops.ha.regions import places
+from warden.ops.ha.regions import places, third_of
 from warden.ops.ha.render import render
 from warden.ops.ha.secret_values import Secrets, secrets_of
 from warden.ops.ha.shared import shared_files
+from warden.ops.ha.sites import Wire, with_prefix
 from warden.ops.lab.host import Card, Host, plug
 from warden.ops.lab_cluster import as_version
 from warden.ops.netns import ip
@@ -43,7 +46,7 @@ PROGRAMS: Final = {
     "ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux", "nft": "nftables", "keepalived": "keepalived",
     "haproxy": "haproxy", "redis-server": "redis-server", "redis-sentinel": "redis-sentinel", "etcd": "etcd-server",
     "etcdctl": "etcd-client", "patroni": "patroni", "curl": "curl", "prometheus": "prometheus", "psql": "postgresql",
-    "arping": "iputils-arping", "faketime": "faketime",
+    "arping": "iputils-arping", "faketime": "faketime", "named": "bind9",
 }  # fmt: skip
 Say = Callable[[str], None]
 
@@ -78,7 +81,7 @@ class Lab:
     """The hosts, by name, and `phones`, the namespace of everybody else on the phones' network.
 
     `regions` are the clusters by name, one named "" where there is one place only. `primary` is the one whose seats are
-    held; whoever moves them says so here.
+    held; whoever moves them says so here. `third` is the third site, where there is one.
     """
 
     def __init__(self, folder: Path, kept: Kept) -> None:
@@ -90,26 +93,50 @@ class Lab:
         self._switch = f"{kept.namespaces}-switch"
         self.regions = {geo.name if geo is not None else "": region for region, geo in places(self.cluster)}
         self.primary = next(iter(self.regions))
+        self.third = third_of(self.cluster)
         self._lost: set[str] = set()
         self.hosts: dict[str, Host] = {}
-        for region in self.regions.values():
+        for region in self._sites:
             for host in region.hosts:
-                cards = [self._card(region, "lan", host.address)]
+                cards = [self._card(region, self._third_wire if region is self.third else "lan", host.address)]
                 if host.cluster_address is not None:
                     cards.append(self._card(region, "back", host.cluster_address))
                 namespace = f"{kept.namespaces}-{host.name}"
                 self.hosts[host.name] = Host(host.name, namespace, folder / "hosts" / host.name, cards, CHECKOUT)
 
     def _card(self, region: Cluster, wire: str, address: str) -> Card:
-        """The other regions are on the same wire: as if the way there took no time."""
-        here = _wires(region)[wire]
-        others = (_wires(other)[wire].network for other in self.regions.values() if other is not region)
-        return Card(here.interface, with_prefix(here, address), wire, tuple(others))
+        """The other sites are on the same wire: as if the way there took no time."""
+        wires = [self._wires(site) for site in self._sites if site is not region]
+        here = self._wires(region)[wire]
+        return Card(
+            here.interface, with_prefix(here, address), wire, tuple(w[wire].network for w in wires if wire in w)
+        )
+
+    def _wires(self, site: Cluster) -> dict[str, Wire]:
+        """The networks of a site by their bridges' names."""
+        found = {self._third_wire if site is self.third else "lan": site.network}
+        if site.cluster_network is not None:
+            found["back"] = site.cluster_network
+        return found
+
+    @property
+    def _third_wire(self) -> str:
+        """The third site is reached where the hosts of the regions reach each other."""
+        return "lan" if next(iter(self.regions.values())).cluster_network is None else "back"
+
+    @property
+    def _sites(self) -> list[Cluster]:
+        return [*self.regions.values(), *([] if self.third is None else [self.third])]
+
+    @property
+    def region(self) -> Cluster:
+        """The cluster, or the region of it whose seats are held, as the cluster that it is by itself."""
+        return self.regions[self.primary]
 
     @property
     def machines(self) -> list[inventory.Host]:
-        """The hosts of all regions, as the cluster file has them."""
-        return [host for region in self.regions.values() for host in region.hosts]
+        """The hosts of all sites, as the cluster file has them."""
+        return [host for site in self._sites for host in site.hosts]
 
     @property
     def phones_address(self) -> str:
@@ -118,6 +145,13 @@ class Lab:
         taken = {host.address for host in region.hosts} | set(region.moving.values())
         free = (str(address) for address in reversed(list(ip_network(region.network.network).hosts())[:4096]))
         return next(address for address in free if address not in taken)
+
+    @property
+    def name_servers(self) -> list[Address]:
+        """The two that phones are told beside their own address: one of each region, where there are two."""
+        servers = [region.hosts_with("dns") for region in self.regions.values()]
+        first = [host for here in servers for host in (here[:1] if len(servers) > 1 else here[:2])]
+        return [Address(host.address, DNS_PORT) for host in first]
 
     @property
     def names(self) -> list[str]:
@@ -168,6 +202,9 @@ class Lab:
         files = self.folder / "files"
         write(render(self.cluster, self.secrets, shared_files()), files)
         say(f"{len(self.hosts)} hosts are wired, their files rendered")
+        if self.third is not None and self.third.third_site is not None:
+            await self._set_up_all(self.third, files)
+            say(f"files of {self.third.third_site.name}, the third site, are installed")
         for name in self.regions:
             # One after the other: the second region's database is a copy of the first's.
             await self._bring_up(name, files, say)
@@ -185,13 +222,20 @@ class Lab:
 
     async def _bring_up(self, name: str, files: Path, say: Say) -> None:
         region, of = self.regions[name], f" of {name}" if name else ""
-        await asyncio.gather(*(self._set_up(region, self.hosts[host.name], files / host.name) for host in region.hosts))
-        first = self.hosts[region.hosts[0].name]
+        await self._set_up_all(region, files)
+        maker = region.maker
+        assert maker is not None, "a region has votes"
+        first = self.hosts[maker.name]
         voters = [f"http://{host.inside}:2379" for host in region.hosts_with("etcd", "witness")]
         await self.until(
             lambda: first.run("etcdctl", f"--endpoints={','.join(voters)}", "endpoint", "health"), f"etcd{of} answers"
         )
         say(f"files{of} are installed; etcd answers")
+        for member in region.hosts_with("arbiter"):
+            place = f"http://{member.inside}:2381"
+            # As one who may see nothing: what is asked for here is whether two of the three sites agree.
+            ask = ("curl", "--silent", "--fail", "--max-time", "2", f"{place}/health")
+            await self.until(lambda ask=ask: first.run(*ask), f"the arbiter{of} answers")  # type: ignore[misc]
         said = await first.run("/usr/local/sbin/pbx-bootstrap", within_s=READY_S)
         (first.folder / "bootstrap.log").write_text(said)
         say(f"accounts in etcd{of} and Redis' cluster are made")
@@ -223,13 +267,27 @@ class Lab:
                 )
         await self.until(self._seats_are_held, "every address is at one host", within_s)
 
+    async def _set_up_all(self, site: Cluster, files: Path) -> None:
+        """All hosts of a site at once."""
+        await asyncio.gather(*(self._set_up(site, self.hosts[host.name], files / host.name) for host in site.hosts))
+
     async def _set_up(self, region: Cluster, host: Host, files: Path) -> None:
         await host.start()
-        pem = host.on_disk(region.balancer.certificate)
-        pem.parent.mkdir(parents=True, exist_ok=True)
-        pem.write_bytes(certificate())
-        pem.chmod(0o640)
+        for path in {region.balancer.certificate, region.sip_tls.certificate or region.balancer.certificate}:
+            pem = host.on_disk(path)
+            pem.parent.mkdir(parents=True, exist_ok=True)
+            pem.write_bytes(self._certificate())
+            pem.chmod(0o640)
         (host.folder / "install.log").write_text(await host.run("sh", str(files / "install.sh")))
+
+    def _certificate(self) -> bytes:
+        """The same on all hosts, with every name and address by which they are reached."""
+        path = self.folder / "certificate.pem"
+        if not path.exists():
+            moving = [address for region in self.regions.values() for address in region.moving.values()]
+            path.write_bytes(certificate(self.cluster.domain, f"*.{self.cluster.domain}", *moving))
+            path.chmod(0o600)
+        return path.read_bytes()
 
     async def _database_is_up(self, region: Cluster, role: str) -> None:
         way = {"leads": "primary", "follows": "standby-leader"}[role]
@@ -302,7 +360,7 @@ class Lab:
     def wire(self) -> None:
         """Make the namespaces and the cables between them. Raises `WardenError`."""
         ip("netns", "add", self._switch)
-        for wire in _wires(self.regions[self.primary]):
+        for wire in self._wires(self.regions[self.primary]):
             ip("-n", self._switch, "link", "add", wire, "type", "bridge", "mcast_snooping", "0")
             ip("-n", self._switch, "link", "set", wire, "up")
         ends = [(host.namespace, card) for host in self.hosts.values() for card in host.cards]
@@ -345,14 +403,6 @@ class Lab:
         for host in self.hosts.values():
             host.reap()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _wires(region: Cluster) -> dict[str, Wire]:
-    """The networks by their bridges' names."""
-    found = {"lan": region.network}
-    if region.cluster_network is not None:
-        found["back"] = region.cluster_network
-    return found
 
 
 def _cluster(text: str) -> Cluster:

@@ -135,4 +135,4 @@ class LiveTrunk:
 
 def transport_params(transport: Transport) -> tuple[tuple[str, str | None], ...]:
     """The parameters of a URI that is reached over this transport."""
-    return (("transport", transport.value),) if transport.reliable else ()
+    return (("transport", transport.param),) if transport.reliable else ()

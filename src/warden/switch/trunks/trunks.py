@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from warden.core.address import Flow
+from warden.core.address import Flow, Transport
 from warden.core.deadlines import Deadlines
 from warden.core.errors import WardenError
 from warden.core.versions import Extras, Unreadable
@@ -280,8 +280,11 @@ class Trunks:
 
     def find_caller(self, flow: Flow, request: Request) -> Trunk | None:
         """The trunk that a request comes from: by the token in our Contact, which only its registrar knows, or by the
-        address that it comes from.
+        address that it comes from. None over a WebSocket, which no carrier has: any page opens one from its reader's
+        address.
         """
+        if flow.transport in (Transport.WS, Transport.WSS):
+            return None
         live = self._by_contact.get(request.uri.user or "") or self._by_flow.get(_source(flow))
         if live is None and self._networks:
             host = ip_address(flow.remote.host)

@@ -25,9 +25,12 @@ def problems_of(text: str) -> list[str]:
     return list(parse(text.encode(), {}, Cluster, name="cluster.yml").problems)
 
 
-def rendered(option: Option) -> dict[str, Files]:
+def rendered(option: Option, text: str = "") -> dict[str, Files]:
+    """The option's files, or those of a cluster file of it."""
     return render(
-        cluster_of(starter(option)), SECRETS, {"monitor": {"etc/prometheus/rules/pbx.yml": File("groups: []\n")}}
+        cluster_of(text or starter(option)),
+        SECRETS,
+        {"monitor": {"etc/prometheus/rules/pbx.yml": File("groups: []\n")}},
     )
 
 

@@ -32,12 +32,14 @@ def test_each_option_has_the_nodes_that_it_works_with(
     assert (size.nodes, size.database) == (nodes, database)
 
 
-def test_two_regions_cost_twice_as_much_and_have_the_guides_words() -> None:
+def test_two_regions_cost_twice_as_much_and_a_third_site_besides_and_have_the_guides_words() -> None:
     command = [sys.executable, "-m", "warden", "ha", "plan", "--users", "1000", "--option", "geo", "--json"]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert (told["option"], told["regions"], told["size"]["nodes"]) == ("geo", 2, 5)
     assert told["guide"] == {
         "uptime": "99.999%", "complexity": "high", "users": "enterprise (> 500 users, multi-site)"
     }  # fmt: skip
-    assert (told["usd_once"], told["usd_per_year"]) == (36_000, 6_200)
-    assert told["usd_once"] == 2 * cost_of(size_for(1000), "active-active")[0]
+    assert (told["usd_once"], told["usd_per_year"]) == (39_000, 7_300)
+    once, yearly = cost_of(size_for(1000), "active-active")
+    # And one server of the third site, with its power and its line.
+    assert (told["usd_once"], told["usd_per_year"]) == (2 * once + 3000, 2 * yearly + 1100)

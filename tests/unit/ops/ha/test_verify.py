@@ -12,6 +12,7 @@ from warden.ops.ha.inventory import Option
 from warden.ops.ha.programs import PACKAGES
 from warden.ops.ha.rules import check
 from warden.ops.ha.verify import verify
+from warden.ops.lab.hosted import small
 
 from ha_clusters import OPTIONS, rendered
 
@@ -64,6 +65,15 @@ def test_the_rules_have_nothing_to_say_of_what_is_rendered(option: Option) -> No
         (KEEPALIVED, ("vrrp_instance seat3", "vrrp_instance seat9"), "there is no vrrp_instance seat3"),
         (HAPROXY, ("inter 1000ms", "inter 5s"), "2 checks every 5 s are not less than lease_ttl (10 s)"),
         (HAPROXY, ("stats enable", "stats enable\n    stats admin if TRUE"), "anyone may take servers out"),
+        (HAPROXY, ("192.168.1.103:5061", "192.168.1.103:5062"), "to 192.168.1.103 at port 5062, where no node listens"),
+        (HAPROXY, ("send-proxy-v2-ssl", "send-proxy-v2"), "does not say that their TLS ends here"),
+        (HAPROXY, ("rise 2 send-proxy-v2", "rise 2"), "does not say whose connection it is"),
+        (CONFIG, ("balancers: [192.168.1.10, ", "balancers: ["), "does not name 192.168.1.10, from where pbx1"),
+        (CONFIG, ("bind_port: 5061", "bind_port: 5063"), "sip.tls is not as on the other nodes"),
+        (CONFIG, ("bind_port: 5066", "bind_port: 5067"), "sip.websocket is not as on the other nodes"),
+        (NFT, ("tcp dport 7443 accept", "tcp dport 6 accept"), "at port 7443, where etc/haproxy/haproxy.cfg listens"),
+        (NFT, ("tcp dport 5060 accept", "tcp dport 6 accept"), "nobody in at port 5060, where etc/warden/config.yml"),
+        (NFT, ("tcp dport 443 accept", "tcp dport 444 accept"), "at port 443, where etc/haproxy/haproxy.cfg listens"),
         (ETCD, ("pbx3=http://192.168.1.12:2380", "pbx4=http://192.168.1.12:2380"), "CLUSTER is not as on the other"),
         (NFT, ("tcp dport 6379 accept", "tcp dport 6378 accept"), "does not let pbx1 (192.168.1.10) in at port 6379"),
         (NFT, ("tcp dport 9000 accept", "tcp dport 9001 accept"), "in at port 9000, which its etc/haproxy/haproxy.cfg"),
@@ -101,7 +111,7 @@ def test_four_members_of_etcd_are_said_to_be_even() -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_the_programs_that_will_read_the_files_have_nothing_to_say(option: Option, tmp_path: Path) -> None:
-    write(rendered(option), tmp_path)
+    write(rendered(option, small(option)), tmp_path)
     verdict = verify(tmp_path)
     assert verdict.findings == []
     # `make test` installs them all: nothing was left out.
@@ -110,7 +120,7 @@ def test_the_programs_that_will_read_the_files_have_nothing_to_say(option: Optio
 
 
 def test_each_program_says_what_is_wrong_with_its_file(tmp_path: Path) -> None:
-    made = rendered("active-active")
+    made = rendered("active-active", small("active-active"))
     write(made, tmp_path)
     broken = {
         CONFIG: ("bind_port: 5060", "bind_port: fifty"),
@@ -122,6 +132,8 @@ def test_each_program_says_what_is_wrong_with_its_file(tmp_path: Path) -> None:
         ETCD: ("ETCD_HEARTBEAT_INTERVAL=\"50\"", "ETCD_HEARTBEAT_INTERVAL=\"often\""),
         "pbx2/etc/chrony/conf.d/pbx.conf": ("iburst", "iburst sometimes"),
         "pbx2/etc/systemd/system/pbx.service": ("[Service]", "[Service"),
+        "pbx2/etc/systemd/system/keepalived.service.d/pbx.conf": ("Restart=always", "Restart=perhaps"),
+        "pbx3/etc/systemd/system/etcd.service.d/pbx.conf": ("StartLimitIntervalSec", "StartLimitInterval_s"),
         "pbx1/etc/prometheus/prometheus.yml": ("scrape_interval: 15s", "scrape_interval: often"),
         "pbx1/etc/prometheus/rules/pbx.yml": ("groups: []", "groups: 1"),
         "pbx1/usr/local/sbin/pbx-bootstrap": ("fi\n", "\n"),
