@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from warden.core.address import Address
 from warden.core.errors import Unavailable
 from warden.core.versions import Unreadable
 from warden.store.ports import FOLLOWED, Kind, SeatStore
@@ -32,20 +31,18 @@ and gives it all records, not all at once.
 
 
 class Following:
-    """`addresses` gives where each seat hears SIP over UDP now, by name. Also the seats of this node are followed: it
-    may hold another tomorrow whose phones call theirs.
+    """The seats that the roster has addresses of are followed, also those of this node: it may hold another tomorrow
+    whose phones call theirs.
     """
 
     def __init__(
         self,
         store: SeatStore,
-        addresses: Callable[[], Mapping[str, Address]],
         roster: Roster,
         bans: Bans,
         now: Callable[[], float],
     ) -> None:
         self._store = store
-        self._addresses = addresses
         self._roster = roster
         self._bans = bans
         self._now = now
@@ -57,7 +54,6 @@ class Following:
 
     async def catch_up(self) -> None:
         """Ask for every seat once, so that nobody who is called at first is unknown. What cannot be read is left."""
-        self._roster.addresses = self._addresses()
         with suppress(Unavailable):
             for seat in self._roster.addresses:
                 await self._look(seat)
@@ -66,7 +62,7 @@ class Following:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             while True:
-                self._roster.addresses = seats = self._addresses()
+                seats = self._roster.addresses
                 for seat in seats:
                     if seat not in self._asked:
                         self._asked.add(seat)

@@ -26,7 +26,6 @@ from warden.cluster.seat import HeldSeat
 from warden.cluster.seats import Seats
 from warden.cluster.stream import Told
 from warden.config.tree import Config
-from warden.core.address import Address
 from warden.core.errors import Unavailable, WardenError
 from warden.net.limits import is_numeric
 from warden.net.resolve import Resolver, name_servers
@@ -244,8 +243,8 @@ class Node:
         host = PlacedSeats(self._seats, seats, addresses_of(cluster), self._lease_media, self._clock.now)
         if "udp" not in self._config.sip.transports:
             _log.warning("phones cannot call those at another seat: the seats talk over udp (sip.transports)")
-        known = build.seat_addresses(self._config)
-        following = Following(self._store, lambda: known or self._members(), self._roster, self._bans, self._clock.now)
+        self._roster.addresses = known = build.seat_addresses(self._config)
+        following = Following(self._store, self._roster, self._bans, self._clock.now)
         await self._or_stopped(following.catch_up())
         coordinator, kept = stores.coordinator_of(self._config), PromisesFile(self._config.data_dir)
         peers = Peers(cluster.lease_ttl * ANSWER_SHARE * 0.8)
@@ -253,6 +252,14 @@ class Node:
         look_again = asyncio.Event()
         link = await self._region_link(seats)
         self._seats.alone = False
+
+        def looked(members: Mapping[str, Record]) -> None:
+            if not known:
+                # Each node has a seat for itself, and knows it before it has it: whom others call there is found.
+                self._roster.addresses = {name: m.sip for name, m in members.items() if m.sip is not None}
+            if link is not None:
+                link.look(members)
+
         self._state.agent = agent = Agent(
             self._name,
             seats,
@@ -265,7 +272,7 @@ class Node:
             consent=Consent(Seal(self._secret), promises, peers.ask, build.token_source()),
             rules=build.rules(self._config),
             on_change=look_again.set,
-            on_look=(lambda _peers: None) if link is None else link.look,
+            on_look=looked,
         )
         if link is not None:
             link.use(agent)
@@ -318,10 +325,6 @@ class Node:
         await self._or_stopped(link.look_round())
         self._state.region = link
         return link
-
-    def _members(self) -> dict[str, Address]:
-        """Where the seats are that each node has for itself."""
-        return {node: record.sip for node, record in self._peers().items() if record.sip is not None}
 
     def _peers(self) -> Mapping[str, Record]:
         """The members as they were seen last, this node among them."""

@@ -204,8 +204,8 @@ class SimNode:
                 now=clock.now,
                 consent=Consent(Seal(SECRET), promises, self._ask, lambda: f"{self.name}.{serial}.{next(tokens)}"),
             )
-            addresses = {seat.name: Address(seat.address, SIP_PORT) for seat in site.seats}
-            following = Following(store, lambda: addresses, roster, bans, clock.now)
+            roster.addresses = {seat.name: Address(seat.address, SIP_PORT) for seat in site.seats}
+            following = Following(store, roster, bans, clock.now)
             knowing = tasks.create_task(self._follow(following), name="roster")
             running = tasks.create_task(agent.run(), name="agent")
             await self._stopping.wait()

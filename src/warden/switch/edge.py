@@ -143,7 +143,7 @@ class Edge:
         try:
             hops = _hops(request)
             reach = self._read_token(top)
-            target = self._target(now, request, reach, is_last_hop=not routes)
+            target = self._target(now, flow, request, reach, is_last_hop=not routes)
         except Refused as refused:
             self._counters["edge_refusals"] += 1
             return self._answer(request, flow, refused.status, tag) if refused.status else []
@@ -169,8 +169,10 @@ class Edge:
             raise Refused(403)
         return reach
 
-    def _target(self, now: float, request: Request, reach: Reach, *, is_last_hop: bool) -> Flow:
-        """Where a request goes: out to the seat that its Request-URI names, else in to the token's phone."""
+    def _target(self, now: float, flow: Flow, request: Request, reach: Reach, *, is_last_hop: bool) -> Flow:
+        """Where a request goes that was heard on `flow`: out to the seat that its Request-URI names, else in to the
+        token's phone.
+        """
         uri, in_dialog = request.uri, request.to.tag is not None
         seat = Address(uri.host, uri.port or SIP_PORT)
         if seat != self._address and seat in self._roster.addresses.values():
@@ -192,6 +194,9 @@ class Edge:
                 raise Refused(430)
             local = self._settings.address_towards(reach.transport, reach.remote.host)
             target = Flow(reach.transport, local, reach.remote)
+        if target == flow:
+            # The phone itself asks, and it is for a seat that we do not know of just now: it says it again.
+            raise Refused(0)
         if self._is_lost(now, target):
             # Who is called can be told from who hangs up: the first is waited for by somebody, the second may come back
             # before the BYE is repeated for the last time.

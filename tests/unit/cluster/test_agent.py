@@ -85,6 +85,8 @@ class Cluster:
         self.agents: dict[str, Agent] = {}
         self.coordinators: dict[str, Shaky] = {}
         self.spoke: dict[str, list[str]] = {}
+        self.looks: dict[str, list[tuple[bool, list[str]]]] = {}
+        """At each look of a node: was it among the members itself, and which seats did it have?"""
         self.cut: set[str] = set()
         """Nodes that the others do not reach."""
         self.promises: dict[str, dict[str, float]] = {}
@@ -113,6 +115,7 @@ class Cluster:
                 lambda: f"nonce {next(self._serial)}",
             ),
             rules=self.rules,
+            on_look=lambda members: self.looks.setdefault(node, []).append((node in members, sorted(host.adopted))),
         )
         self.tasks[node] = asyncio.create_task(self.agents[node].run())
 
@@ -199,6 +202,15 @@ def ends_for(why: str) -> "pytest.RaisesGroup[WardenError]":
 
 
 HOME = {"s0": ["n0"], "s1": ["n1"], "s2": ["n2"]}
+
+
+@in_virtual_time
+async def test_a_node_has_seen_itself_among_the_members_before_it_has_a_seat() -> None:
+    async with cluster("n0", "n1", "n2") as c:
+        await until(lambda: c.holders() == HOME)
+        for looks in c.looks.values():
+            assert looks[0] == (True, [])
+            assert all(is_there for is_there, _ in looks)
 
 
 @in_virtual_time

@@ -48,6 +48,19 @@ def test_the_callee_hangs_up() -> None:
     assert seats.one.ended("1001") == [200]
 
 
+def test_what_a_phone_says_to_a_seat_that_is_not_known_just_now_is_not_sent_back_to_it() -> None:
+    seats = Seats()
+    _, callee = seats.up()
+    known = seats.two.roster.addresses
+    seats.two.roster.addresses = {seat: at for seat, at in known.items() if at == OTHER}
+    seats.two.hang_up("2001", callee, run_s=1)
+    assert seats.two.requests("BYE", to="2001") == []
+    seats.two.roster.addresses = known
+    seats.run(4)
+    assert seats.two.ended("2001") == [200]
+    seats.is_clean()
+
+
 def test_hold_and_resume_go_both_ways() -> None:
     seats = Seats()
     caller, callee = seats.up()
