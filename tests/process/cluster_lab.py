@@ -4,13 +4,12 @@ import os
 import signal
 import ssl
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from warden.call.cdr import Cdr
 from warden.core.address import Address
 
-from pbx import Pbx, free_ports, password_of
+from pbx import Pbx, close_all, free_ports, password_of
 from private_redis import RedisProcess
 from private_tls import make_certificates
 
@@ -140,10 +139,5 @@ high_availability:
 
     def close(self) -> None:
         """End everything."""
-        for node in self.nodes.values():
-            with suppress(ProcessLookupError):
-                if node.process is not None and node.process.poll() is None:
-                    node.process.send_signal(signal.SIGINT)
-        for node in self.nodes.values():
-            node.close()
+        close_all(self.nodes.values())
         self.redis.kill()

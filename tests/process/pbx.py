@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -179,11 +179,16 @@ sip:
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
 
+    def bid_stop(self) -> None:
+        """Tell the node to end, and do not wait until it has."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+
     def close(self) -> None:
         """End the node and its media process."""
         pid = self.media_pid
         if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            self.bid_stop()
             try:
                 self.wait()
             except subprocess.TimeoutExpired:
@@ -213,6 +218,14 @@ sip:
         done = self.run("status", "--json")
         assert done.returncode == 0, done.stderr
         return msgspec.json.decode(done.stdout, type=dict[str, object])
+
+
+def close_all(nodes: Collection[Pbx]) -> None:
+    """End nodes that may wait for each other: all at once."""
+    for node in nodes:
+        node.bid_stop()
+    for node in nodes:
+        node.close()
 
 
 def _extension(number: str, name: str) -> Extension:

@@ -1,7 +1,6 @@
 """Two regions on one machine: each with nodes, leases, a fast store and an address of its own for the seat `main`."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -10,7 +9,7 @@ from warden.call.cdr import Cdr
 from warden.core.address import Address
 
 from cluster_lab import Member
-from pbx import free_ports
+from pbx import close_all, free_ports
 
 REGIONS = ("east", "west")
 
@@ -96,6 +95,4 @@ high_availability:
 
     def close(self) -> None:
         """End everything."""
-        for node in self.nodes.values():
-            with suppress(ProcessLookupError):
-                node.close()
+        close_all(self.nodes.values())

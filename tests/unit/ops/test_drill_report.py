@@ -70,7 +70,17 @@ def test_a_machine_that_speaks_again_behind_its_successor_is_counted_by_its_pack
 def test_a_report_is_a_page_that_needs_nothing_else_and_hides_no_markup() -> None:
     checks = (exactly("calls dropped", 1, 0), silence(Gap(10, 20, 30), IN_TIME, max_ms=60))
     story = (Moment(0.0, "n1", "adopted <b>4</b> calls", bad=False), Moment(2.5, "drill", "power off", bad=True))
-    report = Report("active-active/kill", "P1 & more", "3 nodes", checks, ("gone < back",), 12.0, story, (10.0, 30.0))
+    report = Report(
+        "active-active/kill",
+        "P1 & more",
+        "3 nodes",
+        checks,
+        ("gone < back",),
+        12.0,
+        story,
+        (10.0, 30.0),
+        run="2026-11-30 00:10 UTC, Warden 1.2.3",
+    )
     page = html_of(report)
     assert "adopted &lt;b&gt;4&lt;/b&gt; calls" in page
     assert "failed" in page
@@ -79,6 +89,8 @@ def test_a_report_is_a_page_that_needs_nothing_else_and_hides_no_markup() -> Non
     assert "http" not in page.replace("http-equiv", "")
     told = markdown_of([report])
     assert "| active-active/kill | failed | 1 |" in told
+    assert "| 2026-11-30 00:10 UTC, Warden 1.2.3 |\n" in told
+    assert "It took 12 s. 2026-11-30 00:10 UTC, Warden 1.2.3" in page
     assert "No call was listened to" in html_of(Report("x", "", "", (), (), 1.0))
 
 

@@ -37,7 +37,7 @@ def html_of(report: Report) -> str:
     return f"""<!doctype html>
 <html lang=en><meta charset=utf-8><title>Drill {escape(report.drill)}</title><style>{_STYLE}</style>
 <h1>{escape(report.drill)}: <span style="color:{COLOURS[report.verdict]}">{report.verdict}</span></h1>
-<p>{escape(report.promise)}.<p class=dim>{escape(report.setting)}. It took {report.seconds:.0f} s.
+<p>{escape(report.promise)}.<p class=dim>{escape(report.setting)}. It took {report.seconds:.0f} s. {escape(report.run)}
 <table><tr><th><th>promised<th>measured<th>{rows}</table>
 <h2>Silence in each direction of each call</h2>{_histogram(report.gaps_ms)}
 <h2>Who spoke when</h2>{_timeline(report)}
@@ -95,8 +95,8 @@ def markdown_of(reports: Sequence[Report]) -> str:
         "Alerts are those of the lab's own Prometheus, which looks every 15 s, so that a fault may be over before it",
         "is seen: no verdict depends on them. `pending` is one that would fire if the fault lasted.",
         "",
-        "| drill | verdict | calls dropped | set-ups failed | audio gap | records wrong |",
-        "|---|---|---|---|---|---|",
+        "| drill | verdict | calls dropped | set-ups failed | audio gap | records wrong | run |",
+        "|---|---|---|---|---|---|---|",
     ]
     for report in sorted(reports, key=lambda report: report.drill):
         found = {check.what: check.measured for check in report.checks}
@@ -105,7 +105,7 @@ def markdown_of(reports: Sequence[Report]) -> str:
         ]
         cells = [
             report.drill, f"{report.verdict}", next(iter(dropped), ""), found.get("call set-ups failed", ""),
-            found.get("audio gap", ""), found.get("CDRs wrong, missing or doubled", ""),
+            found.get("audio gap", ""), found.get("CDRs wrong, missing or doubled", ""), report.run,
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     for report in sorted(reports, key=lambda report: report.drill):

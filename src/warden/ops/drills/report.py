@@ -65,6 +65,7 @@ class Report(Struct, frozen=True):
     """A drill's accounts. `notes` say in words what happened and what was not as it should be, `story` what everybody
     said and when, `gaps_ms` the longest silence of each direction of each call that was listened to, `alerts` what the
     cluster's own Prometheus noticed: no verdict depends on it, for it looks every 15 s, and many a drill is shorter.
+    `run` tells when it ended and with which version, as "2026-11-30 00:10 UTC, Warden 0.3.0".
     """
 
     drill: str
@@ -76,6 +77,7 @@ class Report(Struct, frozen=True):
     story: tuple[Moment, ...] = ()
     gaps_ms: tuple[float, ...] = ()
     alerts: tuple[Alert, ...] = ()
+    run: str = ""
 
     @property
     def verdict(self) -> Verdict:

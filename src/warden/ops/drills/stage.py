@@ -7,10 +7,12 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
+from warden import __version__
 from warden.core.errors import WardenError
 from warden.ops.checker import Checker, Gap
 from warden.ops.drills.lateness import Lateness
@@ -148,6 +150,7 @@ class Stage(Generic[ClusterType]):
         return Report(
             self._drill.name, self._drill.promise, setting, checks, shortened(notes), seconds,
             tuple(self._story), tuple(round(gap, 1) for gap in self._gaps_ms),
+            run=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Warden {__version__}",
         )  # fmt: skip
 
     def _say(self, who: str, what: str, bad: bool) -> None:
