@@ -50,7 +50,7 @@ install-prod: ## as root: this version below /opt/PBX, beside others, with its u
 test: check ## all checks and all tests (ARGS='-k name' for some)
 	@scripts/debian-packages.sh
 	@scripts/browser-phone.sh
-	@$(bin)/pytest -n 2 -m "not alone" $(ARGS)
+	@$(bin)/pytest -n 3 --dist worksteal -m "not alone" $(ARGS)
 	@$(bin)/pytest -m alone $(ARGS) || [ $$? -eq 5 ]
 
 check: .venv/test-is-installed ## style, types, layers, dependencies
