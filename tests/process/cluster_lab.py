@@ -3,7 +3,8 @@
 import os
 import signal
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from warden.call.cdr import Cdr
@@ -13,7 +14,7 @@ from pbx import Pbx, close_all, free_ports, password_of
 from private_redis import RedisProcess
 from private_tls import make_certificates
 
-__all__ = ["Cluster", "password_of"]
+__all__ = ["Cluster", "pair", "password_of"]
 
 
 class Member(Pbx):
@@ -141,3 +142,16 @@ high_availability:
         """End everything."""
         close_all(self.nodes.values())
         self.redis.kill()
+
+
+@contextmanager
+def pair(folder: Path, lease_s: float = 1.0) -> Iterator[Cluster]:
+    """Two nodes that run, with extension 1001; nothing of them is left behind the block, and no traceback in it."""
+    cluster = Cluster(folder, 2, lease_s)
+    try:
+        cluster.add_extensions("1001")
+        cluster.start()
+        yield cluster
+        assert "Traceback" not in cluster.logs()
+    finally:
+        cluster.close()

@@ -10,7 +10,7 @@ import pytest
 from warden.ops.selftest import PREFIX
 from warden.store.durable import open_durable
 
-from cluster_lab import Cluster, Member
+from cluster_lab import Cluster, Member, pair
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.alone]
 
@@ -21,14 +21,8 @@ DRILL = (*STRICT, "--despite-warnings")
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path, 2)
-    try:
-        cluster.add_extensions("1001")
-        cluster.start()
+    with pair(tmp_path) as cluster:
         yield cluster
-        assert "Traceback" not in cluster.logs()
-    finally:
-        cluster.close()
 
 
 def numbers(node: Member) -> set[str]:

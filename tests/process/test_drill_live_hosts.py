@@ -13,7 +13,7 @@ from machines import Machines, interrupt
 
 from warden.ops.selftest import PREFIX
 
-from cluster_lab import Cluster, Member
+from cluster_lab import Cluster, Member, pair
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.alone]
 
@@ -34,14 +34,8 @@ seats:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     # A lease that a busy machine can renew as well: the host that is struck is to lose its seat, and no other.
-    cluster = Cluster(tmp_path, 2, lease_s=3.0)
-    try:
-        cluster.add_extensions("1001")
-        cluster.start()
+    with pair(tmp_path, lease_s=3.0) as cluster:
         yield cluster
-        assert "Traceback" not in cluster.logs()
-    finally:
-        cluster.close()
 
 
 @pytest.fixture

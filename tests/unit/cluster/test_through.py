@@ -264,15 +264,21 @@ async def test_writes_of_a_seat_keep_their_order_though_the_first_was_given_up_b
             await given_up
 
 
+async def back_while_two_wait(site: Site) -> tuple[asyncio.Task[int], asyncio.Task[int]]:
+    """The writes of "b" and "c", which wait for another node while the own store is found to be back."""
+    site.own.away = "redis: cut off"
+    await site.write("a")
+    site.others.gate.clear()
+    waiting = asyncio.create_task(site.write("b")), asyncio.create_task(site.write("c"))
+    site.own.away = ""
+    await asyncio.sleep(AGAIN_S * 1.5)
+    return waiting
+
+
 @in_virtual_time
 async def test_what_waited_for_another_node_goes_into_the_own_store_that_has_come_back_meanwhile() -> None:
     async with held() as site:
-        site.own.away = "redis: cut off"
-        await site.write("a")
-        site.others.gate.clear()
-        first, second = asyncio.create_task(site.write("b")), asyncio.create_task(site.write("c"))
-        site.own.away = ""
-        await asyncio.sleep(AGAIN_S * 1.5)
+        first, second = await back_while_two_wait(site)
         asked = len(site.others.asked)
         # The watch is next in turn behind `second`; what comes behind it must not go through n2 any more.
         third = asyncio.create_task(site.write("d"))
@@ -286,12 +292,7 @@ async def test_what_waited_for_another_node_goes_into_the_own_store_that_has_com
 @in_virtual_time
 async def test_a_store_that_is_gone_again_in_the_moment_in_which_it_is_back_is_tried_on() -> None:
     async with held() as site:
-        site.own.away = "redis: cut off"
-        await site.write("a")
-        site.others.gate.clear()
-        first, second = asyncio.create_task(site.write("b")), asyncio.create_task(site.write("c"))
-        site.own.away = ""
-        await asyncio.sleep(AGAIN_S * 1.5)
+        first, second = await back_while_two_wait(site)
         third = asyncio.create_task(site.write("d"))
         await asyncio.sleep(0)
         site.own.away = "redis: gone again"
